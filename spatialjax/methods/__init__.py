@@ -1,0 +1,70 @@
+"""Every published method behind one functional core, by task.
+
+``METHODS[task][name]`` is a factory with keyword-only options, ``CARDS[task][name]`` says where the method comes from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib import resources
+
+from spatialjax.methods.alignment import fields, icp, moments, paste
+from spatialjax.methods.card import Card, Method, run
+
+METHODS: dict[str, dict[str, Callable[..., Method]]] = {
+    "alignment": {
+        "fields": fields.fields,
+        "paste": paste.paste,
+        "icp": icp.icp,
+        "moments": moments.moments,
+    },
+}
+
+CARDS: dict[str, dict[str, Card]] = {
+    "alignment": {
+        "fields": fields.CARD,
+        "paste": paste.CARD,
+        "icp": icp.CARD,
+        "moments": moments.CARD,
+    },
+}
+
+#: The method that ``method="auto"`` means, by task.
+DEFAULTS: dict[str, str] = {"alignment": "fields"}
+
+__all__ = ["CARDS", "DEFAULTS", "METHODS", "Card", "Method", "citation", "run"]
+
+#: Entry of ``docs/references.bib`` for the methods of this package.
+_OURS = "spatialjax"
+
+
+def citation(name: str) -> str:
+    """BibTeX entry of a method of the table, or of the package for its own methods.
+
+    Parameters
+    ----------
+    name
+        Name of the method, e.g. ``"paste"``; ``"spatialjax"`` for the package.
+
+    Raises
+    ------
+    KeyError
+        If no method has that name.
+    """
+    cards = {n: c for table in CARDS.values() for n, c in table.items()}
+    if name != _OURS and name not in cards:
+        raise KeyError(f"Expected one of {', '.join(sorted(cards))} or {_OURS}, found {name!r}.")
+    key = _OURS if name == _OURS else cards[name].citation or _OURS
+    for entry in re.split(r"\n(?=@)", _references()):
+        if re.match(rf"@\w+\{{\s*{re.escape(key)}\s*,", entry.strip()):
+            return entry.strip()
+    raise KeyError(f"Expected an entry {key!r} in references.bib, found none.")
+
+
+def _references() -> str:
+    """Text of the bibliography: beside the installed package, or in ``docs`` of a checkout."""
+    inside = resources.files("spatialjax") / "references.bib"
+    if inside.is_file():
+        return inside.read_text(encoding="utf-8")
+    return (resources.files("spatialjax") / ".." / "docs" / "references.bib").read_text(encoding="utf-8")

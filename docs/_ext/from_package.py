@@ -1,0 +1,153 @@
+"""Pages made from the package at build time: methods from their cards, options from the command line, references.
+
+Run before Sphinx reads the sources. A file is written only where its text has changed, so that a second build is quick.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parents[1]
+FIDELITY = {
+    "verified": "agrees with the authors' code or a published figure",
+    "published": "follows the paper's equations",
+    "reconstruction": "no text or code beyond an abstract",
+    "ours": "a method of this package",
+}
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Register the page writers with Sphinx."""
+    app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir)))
+    app.connect("autodoc-skip-member", skip_noise)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def write_pages(folder: Path) -> None:
+    """Write ``methods.md``, ``references.md`` and ``generated/options.md`` into the folder of the sources."""
+    pages = {"methods.md": methods_page(), "references.md": references_page(), "generated/options.md": options_page()}
+    for name, text in pages.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def skip_noise(_app: Any, _what: str, name: str, obj: Any, _skip: bool, _options: Any) -> bool | None:
+    """Leave out what every pytree and named tuple has."""
+    document = getattr(obj, "__doc__", None) or ""
+    return True if name == "replace" or document.startswith("Alias for field number") else None
+
+
+def cell(text: Any) -> str:
+    """Text that may stand in a cell of a Markdown table."""
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def methods_page() -> str:
+    """One table a task, then a section for each method with what its card says and its factory."""
+    from spatialjax.methods import CARDS, METHODS
+
+    lines = [
+        "# Methods",
+        "",
+        "This page is made from the cards of the methods; `spatialjax methods` prints the same.",
+        "",
+    ]
+    lines += ["**Fidelity**: " + "; ".join(f"*{name}* – {meaning}" for name, meaning in FIDELITY.items()) + ".", ""]
+    for task, table in CARDS.items():
+        lines += [f"## {task.capitalize()}", "", "| method | what it does | expects | fidelity | reference |"]
+        lines += ["| --- | --- | --- | --- | --- |"]
+        for name, card in table.items():
+            source = f"[{card.citation}](references.md#{card.citation})" if card.citation else "–"
+            row = (f"[`{name}`](#{task}-{name})", card.summary, card.expects, card.fidelity, source)
+            lines.append("| " + " | ".join(cell(value) for value in row) + " |")
+        lines.append("")
+        for name, card in table.items():
+            factory = METHODS[task][name]
+            lines += [f"({task}-{name})=", "", f"### {name}", "", card.summary, ""]
+            facts = {
+                "expects": card.expects,
+                "returns": f"`{card.returns}`",
+                "default steps": card.default_steps,
+                "fidelity": f"{card.fidelity}: {card.evidence}",
+                "authors' code": card.licence,
+                "notes": card.notes,
+            }
+            lines += [f"- **{label}**: {' '.join(str(value).split())}" for label, value in facts.items() if value]
+            function = getattr(factory, "__wrapped__", factory)
+            lines += ["", "```{eval-rst}", f".. autofunction:: {function.__module__}.{function.__name__}", "```", ""]
+    return "\n".join(lines)
+
+
+def options_page() -> str:
+    """Arguments and options of each command, from the command line's own help."""
+    import typer
+
+    from spatialjax.cli import app
+
+    group = typer.main.get_command(app)
+    lines = []
+    for name, command in sorted(group.commands.items(), key=lambda item: list(group.commands).index(item[0])):
+        lines += [f"## spatialjax {name}", "", " ".join((command.help or "").split("\n\n")[0].split()), ""]
+        lines += ["| argument or option | default | meaning |", "| --- | --- | --- |"]
+        for parameter in command.params:
+            if parameter.name in {"help", "install_completion", "show_completion"}:
+                continue
+            lines.append("| " + " | ".join(cell(value) for value in option_row(parameter)) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def option_row(parameter: Any) -> tuple[str, str, str]:
+    """Name, default and meaning of one parameter of a command."""
+    value = parameter.metavar or parameter.name.upper().replace("_", "-")
+    if parameter.opts[0].startswith("-"):
+        ending = "" if parameter.is_flag else f" {value}"
+        name = ", ".join(f"`{flag}{ending}`" for flag in [*parameter.opts, *parameter.secondary_opts])
+    else:
+        name = f"`{value}`"
+    plain = parameter.default if isinstance(parameter.default, str | int | float) else None
+    shown = getattr(plain, "value", plain)
+    default = "required" if parameter.required else "" if shown in (None, False, "") else f"`{shown}`"
+    return name, default, getattr(parameter, "help", None) or ""
+
+
+def references_page() -> str:
+    """The bibliography in reading form, one anchor a key."""
+    lines = [
+        "# References",
+        "",
+        "`spatialjax cite METHOD` and `spatialjax.citation(METHOD)` give the BibTeX entry.",
+        "",
+    ]
+    entries = read_bibtex((HERE / "references.bib").read_text(encoding="utf-8"))
+    for key, fields in sorted(entries, key=lambda entry: (entry[1]["author"], entry[1]["year"])):
+        where = fields.get("journal") or fields.get("booktitle") or fields.get("publisher", "")
+        numbers = fields.get("volume", "") + (f"({fields['number']})" if "number" in fields else "")
+        pages = f", {fields['pages'].replace('--', '–')}" if "pages" in fields else ""
+        link = f" [doi:{fields['doi']}](https://doi.org/{fields['doi']})" if "doi" in fields else ""
+        authors = fields["author"].replace(" and ", "; ")
+        lines += [f"({key})=", ""]
+        lines += [f"`{key}`\n: {authors} ({fields['year']}). {fields['title']}. *{where}* {numbers}{pages}.{link}", ""]
+    return "\n".join(lines)
+
+
+def read_bibtex(text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Key and fields of each entry; braces and accents in plain text."""
+    for entry in re.finditer(r"^@\w+\{([^,\s]+),\n(.*?)^\}", text, re.M | re.S):
+        pairs = re.findall(r"^\s*(\w+)\s*=\s*\{(.*)\},?\s*$", entry.group(2), re.M)
+        yield entry.group(1), {name: plain_text(value) for name, value in pairs}
+
+
+def plain_text(value: str) -> str:
+    """BibTeX text with its accents composed and its braces removed."""
+    import unicodedata
+
+    marks = {"'": "\u0301", "`": "\u0300", '"': "\u0308", "^": "\u0302", "~": "\u0303", "c": "\u0327"}
+    pattern = r"\{\\(['`\"^~c])\s*\{?\\?(\w)\}?\}"
+    value = re.sub(pattern, lambda m: unicodedata.normalize("NFC", m.group(2) + marks[m.group(1)]), value)
+    return re.sub(r"[{}]", "", value).replace("--", "–")

@@ -1,0 +1,301 @@
+"""The report: one self-contained HTML page with pictures, tables and what to be careful about."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spatialjax import pl
+from spatialjax.atlas.reconstruction import Reconstruction
+from spatialjax.checks import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Pairs shown in the before/after picture at the most.
+MAX_PAIRS = 12
+
+
+def page(result: Reconstruction, *, source: str = "") -> str:
+    """The report as HTML; needs no other file and no network.
+
+    Parameters
+    ----------
+    result
+        A finished reconstruction.
+    source
+        The command or call that made the run, quoted at the end.
+    """
+    style = files("spatialjax.atlas").joinpath("report.css").read_text(encoding="utf-8")
+    body = "\n".join(
+        [
+            _header(result),
+            _attention(result),
+            _section("The tissue from four sides", _stack(result)),
+            _section("Before and after", _overlays(result)),
+            _section("A marker gene across the sections", _gene(result)),
+            _section("Domains", _domains(result)),
+            _section("Where the sections overlap", _overlap(result)),
+            _section("Sections", _sections_table(result)),
+            _section("Pairs", _pairs_table(result)),
+            _section("How well it fits", _fit(result)),
+            _section("How this was made", _making(result, source)),
+        ]
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Reconstruction of {len(result.transforms)} sections</title>\n<style>\n{style}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _header(result: Reconstruction) -> str:
+    placed = len(result.transforms) - len(result.unplaced)
+    chosen = result.metrics["similarity"]
+    loops = [loop["angle_deg"] for loop in result.metrics["loops"] if np.isfinite(loop["angle_deg"])]
+    tiles = [
+        (f"{placed} of {len(result.transforms)}", "sections placed"),
+        (f"{result.atlas.n_obs:,}", "cells or spots"),
+        (f"{result.atlas.n_vars:,}", "shared genes"),
+        (str(result.metrics["domains"]["number"]), "domains"),
+        (_number(chosen["atlas"]), f"similarity of matched places (as given: {_number(chosen['identity'])})"),
+        (f"{np.median(loops):.1f}°" if loops else "–", "median loop error"),
+    ]
+    cells = "".join(f"<div><b>{escape(value)}</b><span>{escape(label)}</span></div>" for value, label in tiles)
+    anchor = next((p.anchor for p in result.transforms.values() if p.anchor), None)
+    frame = (
+        f"Lengths are in µm, in the frame of section <em>{escape(anchor)}</em>." if anchor else "No section is placed."
+    )
+    return f'<header><h1>Aligned tissue</h1><p>{frame}</p><div class="tiles">{cells}</div></header>'
+
+
+def _attention(result: Reconstruction) -> str:
+    findings = _list(result.findings)
+    notes = _list(result.warnings)
+    parts = []
+    if findings:
+        parts.append(f'<section class="alert"><h2>What looks wrong</h2>{findings}</section>')
+    if result.unplaced:
+        parts.append(f'<section class="alert"><h2>Not placed</h2>{_list(result.unplaced)}</section>')
+    if notes:
+        parts.append(f'<section class="note"><h2>Read this first</h2>{notes}</section>')
+    if not findings and not result.unplaced:
+        parts.insert(
+            0, '<section class="good"><p>Every section is placed, and order and gaps look right.</p></section>'
+        )
+    return "\n".join(parts)
+
+
+def _stack(result: Reconstruction) -> str:
+    return _picture(
+        lambda: pl.stack(result.atlas),
+        "Every dot is a cell or spot at its place in the atlas, coloured by domain. Domains that run through the "
+        "tissue show "
+        "as bands without jumps between heights; a section that sticks out or a band that jumps deserves a look. "
+        "Heights are "
+        "those given (from z or the gap).",
+        "The placed sections from above, from the front, from the side and from an angle",
+    )
+
+
+def _overlays(result: Reconstruction) -> str:
+    pairs = list(result.couplings)[:MAX_PAIRS]
+    more = len(result.couplings) - len(pairs)
+    note = f" The first {len(pairs)} of {len(result.couplings)} pairs are shown." if more > 0 else ""
+    return _picture(
+        lambda: pl.overlay(result.atlas, pairs=pairs),
+        "Two successive sections on each other, the first in blue and the second in orange: left with the "
+        "coordinates as they "
+        "were given, right in the atlas. Outlines and holes should agree where both sections show tissue; one may "
+        "well be "
+        f"cropped.{note}",
+        "Successive sections as given and as placed",
+    )
+
+
+def _gene(result: Reconstruction) -> str:
+    return _picture(
+        lambda: pl.gene(result.atlas),
+        "The gene that differs most between domains, as log(1 + value), in the frame of the atlas and on one colour "
+        "scale. Its "
+        "pattern should stay in place from panel to panel.",
+        "A marker gene in every placed section",
+    )
+
+
+def _domains(result: Reconstruction) -> str:
+    chosen = result.metrics["domains"]
+    how = "chosen by the Bayesian information criterion" if chosen["criterion"] else "as asked for"
+    return _picture(
+        lambda: pl.domains(result.atlas),
+        f"The {chosen['number']} domains ({how}), found in all sections together from features averaged over the "
+        "three-dimensional neighbourhood. The probability of each label is in <code>obs['domain3d_confidence']</code>.",
+        "Domains in every placed section",
+    )
+
+
+def _overlap(result: Reconstruction) -> str:
+    return _picture(
+        lambda: pl.overlap(result.atlas),
+        "For each spot the probability that the section before or after it shows the same place. Dark areas are seen "
+        "in one "
+        "section only: expect them where a section was cropped, and distrust them in the middle of the tissue.",
+        "Probability of overlap in every placed section",
+    )
+
+
+def _sections_table(result: Reconstruction) -> str:
+    count = result.atlas.obs["slice"].value_counts()
+    rows = [
+        [
+            p.name,
+            f"{int(count[p.name]):,}",
+            f"{p.z:g}",
+            "yes" if p.placed else "no",
+            _signed(np.degrees(p.transform.angle)) + "°" if p.placed else "–",
+            ("yes" if p.transform.mirrored else "no") if p.placed else "–",
+            p.anchor or "–",
+            f"{p.um_per_unit:.6g}",
+            p.units_source,
+        ]
+        for p in result.transforms.values()
+    ]
+    names = ["section", "cells", "z, µm", "placed", "turned by", "mirrored", "frame of", "µm per unit", "units from"]
+    return _table(names, rows) + (
+        "<p class='caption'>Turned counter-clockwise against the anchor; a mirrored section is turned over (y → −y) "
+        "first. The full "
+        "maps, also for images and other points in the units of the files, are in <code>uns['spatialjax']</code> and "
+        "in "
+        "<code>run.json</code>.</p>"
+    )
+
+
+def _pairs_table(result: Reconstruction) -> str:
+    rows = [
+        [
+            f"{row['source']} → {row['target']}",
+            _number(row["evidence"], 1),
+            _number(row["threshold"], 1),
+            _number(row["evidence_other_parity"], 1),
+            "yes" if row["used"] else "no",
+            "yes" if row["mirrored"] else "no",
+            _signed(row["angle_deg"]) + "°",
+            _number(row["similarity"]),
+        ]
+        for row in result.pairs
+    ]
+    names = ["pair", "evidence", "threshold", "other parity", "used", "mirrored", "angle", "similarity"]
+    return _table(names, rows) + (
+        "<p class='caption'>Evidence (nats) of the pose that was used, the threshold that unrelated tissue reaches "
+        "by chance, and the "
+        "evidence of the best pose with the other side up: a pair is well determined where the first is far above both "
+        "others. Pairs below the threshold place nothing.</p>"
+    )
+
+
+def _fit(result: Reconstruction) -> str:
+    rows = [
+        [
+            f"{row['source']} → {row['target']}",
+            *(_number(row[name]) for name in ("atlas", "identity", "centered", "permuted")),
+            f"{row['atlas_share']:.0%}",
+        ]
+        for row in result.metrics["similarity_pairs"]
+    ]
+    names = ["pair", "placed", "as given", "centred", "shuffled", "spots matched"]
+    loops = [
+        [
+            " → ".join(loop["sections"]),
+            _number(loop["angle_deg"]) + "°",
+            _number(loop["displacement_um"], 0),
+            "yes" if loop["parity_agrees"] else "no",
+            "yes" if loop["kept"] else "no",
+        ]
+        for loop in result.metrics["loops"]
+    ]
+    parts = [
+        _table(names, rows),
+        "<p class='caption'>Correlation of the shared features at matched places, beside what it is with the "
+        "sections as given, "
+        "with only their centres brought together, and with the spots of one section shuffled. The sections were "
+        "aligned with "
+        "these features, so read the distance to the other columns and not the value.</p>",
+    ]
+    if loops:
+        parts += [
+            _table(["loop", "angle", "shift, µm", "sides agree", "all pairs used"], loops),
+            "<p class='caption'>Going once round three sections by the pair maps alone should lead back to the "
+            "start; this is what "
+            "is left over.</p>",
+        ]
+    return "".join(parts)
+
+
+def _making(result: Reconstruction, source: str) -> str:
+    from spatialjax.atlas.outputs import run_card
+
+    card = run_card(result, source=source)
+    rows = [
+        [
+            step["step"],
+            f"{step['seconds']:.1f}",
+            f"{step['compile_seconds']:.1f}",
+            "–" if step["peak_mb"] is None else f"{step['peak_mb']:,.0f}",
+        ]
+        for step in card["steps"]
+    ]
+    chosen = {k: v for k, v in card["options"].items() if v is not None}
+    options = ", ".join(f"{escape(str(k))} = {escape(str(v))}" for k, v in chosen.items())
+    used = ", ".join(f"{escape(k)} {escape(v)}" for k, v in card["versions"].items())
+    where = f"{card['device']['kind']} ({card['device']['platform']})"
+    command = f"<pre>{escape(source)}</pre>" if source else ""
+    return (
+        _table(["step", "seconds", "of these compiling", "memory so far, MB"], rows)
+        + f"<p>Method <em>{escape(card['method'])}</em> on {escape(where)}. Options: {options}. Versions: "
+        f"{used}.</p>{command}"
+    )
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>"
+
+
+def _list(sentences: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return "<p>None.</p>"
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+
+
+def _picture(draw: Callable[[], Figure], caption: str, alternative: str) -> str:
+    """An embedded picture, or the reason why there is nothing to draw. The caption is HTML of ours."""
+    try:
+        figure = draw()
+    except InputError as reason:
+        return f"<p>{escape(str(reason))}</p>"
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    image = f'<img alt="{escape(alternative)}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")

@@ -1,0 +1,197 @@
+"""The main job from an opened stack of sections to a finished reconstruction, step by step."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import jax
+import numpy as np
+
+from spatialjax import checks
+from spatialjax.atlas import assemble, domains, quality, steps
+from spatialjax.atlas.reconstruction import Options, Placement, Reconstruction
+from spatialjax.atlas.watch import Watch
+from spatialjax.registration.order import check_order
+from spatialjax.transforms import Affine
+
+
+def reconstruct_stack(
+    stack: Any, options: Options, *, watch: Watch | None = None, layout: Any = None
+) -> Reconstruction:
+    """Run every step on an opened stack.
+
+    Parameters
+    ----------
+    stack
+        What ``io.open_sections`` returned.
+    options
+        Checked options.
+    watch
+        Measures and reports the steps.
+    layout
+        Where the cells of each section stand in the output, see ``assemble.Layout``; one section after the other where
+        left out.
+    """
+    watch = Watch() if watch is None else watch
+    method = options.resolved_method
+    key = jax.random.key(options.seed)
+    names = [section.name for section in stack.sections]
+    anchor = None if options.anchor is None else names.index(options.anchor)
+    with watch.step("features", "joint components of all sections"):
+        prepared = steps.prepare(stack, method=method)
+    pairs = steps.pairs_of(len(names))
+    with watch.step("pairs", f"{len(pairs)} pairs by {method!r}"):
+        results = steps.align_pairs(
+            prepared,
+            pairs,
+            method=method,
+            key=jax.random.fold_in(key, 1),
+            progress=_reporter(watch),
+            scored=_counter(watch),
+        )
+    with watch.step("pose graph", "all sections together"):
+        pitch = float(np.median([section.pitch for section in stack.sections]))
+        graph = steps.join(results, len(names), pitch=pitch, anchor=anchor, reflection=options.reflection)
+        placed = steps.place(stack, graph)
+        overlap = steps.overlaps(prepared, placed)
+    with watch.step("domains", "3D neighbours and domains"):
+        found = domains.find_domains(
+            prepared.embeddings, domains.graph3d(stack, placed), number=options.n_domains, rng=_generator(options, 2)
+        )
+    with watch.step("couplings", "soft matches and their similarity"):
+        matches = steps.couple(stack, prepared, placed)
+        rows = quality.similarity(stack, prepared, placed, couplings=matches, key=jax.random.fold_in(key, 3))
+        order = check_order(quality.similarity_of_pairs(results), np.array([s.z for s in stack.sections]))
+    with watch.step("atlas", "cells back in input order"):
+        placements = _placements(stack, placed, graph)
+        pair_rows = _pair_rows(names, results, graph)
+        metrics = _metrics(names, rows, graph, found)
+        notes = [*stack.messages, *_warnings(placements, results, names)]
+        values = assemble.PerCell(placed.xyz, overlap, found.labels, found.confidence, placed.placed, placed.component)
+        atlas, renamed = assemble.assemble(stack, values, layout=layout)
+        couplings = {(names[a], names[b]): assemble.in_input_order(stack, (a, b), m) for (a, b), m in matches.items()}
+        atlas.uns["spatialjax"] = assemble.describe(placements, asdict(options), method, [*notes, *renamed])
+    return Reconstruction(
+        atlas=atlas,
+        transforms={p.name: p for p in placements},
+        couplings=couplings,
+        pairs=pair_rows,
+        metrics=metrics,
+        findings=[finding.sentence for finding in order],
+        warnings=[*notes, *renamed],
+        timings=watch.timings,
+    )
+
+
+def _generator(options: Options, stream: int) -> np.random.Generator:
+    return np.random.default_rng([options.seed, stream])
+
+
+def _reporter(watch: Watch) -> Any:
+    def report(now: Any) -> None:
+        watch.say(now.label, share=now.steps / now.max_steps if now.max_steps else None)
+
+    return report
+
+
+def _counter(watch: Watch) -> Any:
+    return lambda finished, total: watch.say(f"weighing pair {finished} of {total}", share=finished / total)
+
+
+def _placements(stack: Any, placed: steps.Placed, graph: Any) -> list[Placement]:
+    names = [section.name for section in stack.sections]
+    anchors = {int(placed.component[a]): names[a] for a in np.atleast_1d(graph.anchors)}
+    result = []
+    for i, section in enumerate(stack.sections):
+        pose, unit = placed.poses[i], float(section.um_per_unit)
+        result.append(
+            Placement(
+                name=section.name,
+                transform=pose,
+                from_units=Affine(pose.matrix * unit, pose.shift),
+                z=float(section.z),
+                placed=bool(placed.placed[i]),
+                component=int(placed.component[i]),
+                anchor=anchors.get(int(placed.component[i])) if placed.placed[i] else None,
+                um_per_unit=unit,
+                units_source=str(section.units_source),
+            )
+        )
+    return result
+
+
+def _pair_rows(names: list[str], results: tuple[steps.PairResult, ...], graph: Any) -> list[dict[str, Any]]:
+    solved = [r for r in results if np.isfinite(r.evidence[0])]
+    chosen = {(r.source, r.target): int(c) for r, c in zip(solved, np.asarray(graph.chosen), strict=True)}
+    rows = []
+    for r in results:
+        pick = chosen.get((r.source, r.target), -1)
+        pose = r.poses[max(pick, 0)]
+        other = r.evidence[np.asarray(r.poses.mirrored) != bool(pose.mirrored)]
+        rows.append(
+            {
+                "source": names[r.source],
+                "target": names[r.target],
+                "lag": r.target - r.source,
+                "evidence": float(r.evidence[max(pick, 0)]),
+                "evidence_other_parity": float(other[0]) if len(other) else None,
+                "threshold": r.threshold,
+                "supported": r.supported,
+                "used": pick >= 0,
+                "hypothesis": pick,
+                "mirrored": bool(pose.mirrored),
+                "angle_deg": float(np.degrees(pose.angle)),
+                "similarity": r.similarity,
+                "status": r.status,
+            }
+        )
+    return rows
+
+
+def _metrics(names: list[str], rows: list[dict[str, Any]], graph: Any, found: domains.Domains) -> dict[str, Any]:
+    columns = ("atlas", *quality.NULLS)
+    named = [{**row, "source": names[row["source"]], "target": names[row["target"]]} for row in rows]
+    return {
+        "similarity": {name: quality.mean_of(rows, name) for name in columns},
+        "similarity_pairs": named,
+        "loops": _loops(names, graph),
+        "domains": {"number": found.number, "criterion": {str(k): v for k, v in found.criterion.items()}},
+        "pose_graph_converged": bool(graph.converged),
+    }
+
+
+def _loops(names: list[str], graph: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "sections": [names[int(i)] for i in loop.sections],
+            "angle_deg": float(loop.angle),
+            "displacement_um": float(loop.displacement),
+            "parity_agrees": bool(loop.parity_agrees),
+            "kept": bool(loop.kept),
+        }
+        for loop in graph.loops
+    ]
+
+
+def _warnings(placements: list[Placement], results: tuple[steps.PairResult, ...], names: list[str]) -> list[str]:
+    found = []
+    lost = [p.name for p in placements if not p.placed]
+    if lost:
+        found.append(
+            f"No evidence places {checks.listed(lost)}: the coordinates of the cells are NaN and obs['placed'] is "
+            "False. "
+            "Look at the tissue and the order; more shared genes or a cleaner section may help."
+        )
+    parts = sorted({p.component for p in placements if p.placed})
+    if len(parts) > 1:
+        frames = "; ".join(f"{i}: {checks.listed([p.name for p in placements if p.component == i])}" for i in parts)
+        found.append(
+            f"The sections fall into {len(parts)} groups that nothing joins, each in the frame of its own anchor "
+            f"({frames}): "
+            "positions cannot be compared between groups (obs['component'])."
+        )
+    for r in results:
+        if r.status == "not finite":
+            found.append(f"The alignment of {names[r.source]!r} with {names[r.target]!r} broke down (not finite).")
+    return found

@@ -1,0 +1,224 @@
+"""PASTE: pairwise alignment by fused Gromov–Wasserstein transport."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
+
+from spatialjax.algorithm import Algorithm
+from spatialjax.methods.card import Card, Method
+from spatialjax.registration.procrustes import both_parities
+from spatialjax.results import Alignment
+from spatialjax.slices import Slice
+from spatialjax.transport import (
+    FusedProblem,
+    conditional_gradient,
+    fused_gromov_wasserstein,
+    fused_problem,
+    marginal_error,
+)
+
+
+@cache
+def paste(
+    *,
+    alpha: float = 0.1,
+    dissimilarity: Literal["kl", "euclidean"] = "kl",
+    unit: float | None = None,
+    exact: bool = True,
+    max_iterations: int = 200,
+) -> Method:
+    r"""Match every spot of two sections by expression and by the distances within each section.
+
+    Minimises :math:`(1-\alpha)\sum_{ij} M_{ij} T_{ij} + \alpha \sum_{ijkl} (C_{ik} - D_{jl})^2\, T_{ij} T_{kl}` over
+    plans with uniform marginals, ``C`` and ``D`` being Euclidean (not squared) distances within the sections. The pose
+    is the weighted Procrustes fit of the plan.
+
+    On the device an annealed proximal solver goes from the independent coupling to a nearly sparse plan. On the host,
+    conditional gradient with exact linear programmes and exact steps, in float64, is started from that plan and from
+    the independent coupling, as the authors do; the lower objective wins.
+
+    Parameters
+    ----------
+    alpha
+        Weight of the distances within the sections, in [0, 1].
+    dissimilarity
+        ``"kl"``: divergence between the rows of (counts + 0.01), each divided by its sum; ``"euclidean"``: squared
+        distance of the features.
+    unit
+        Length (µm) that counts as 1 in ``C`` and ``D``, which sets the balance of the two terms. None: the median
+        distance of nearest neighbours over both sections, so that the result does not depend on the units.
+    exact
+        Whether to finish on the host; without it the plan keeps a little entropy.
+    max_iterations
+        Largest number of linear programmes from each start.
+
+    Returns
+    -------
+    Method
+        For a pair (source, target) of slices with the same genes as features. Result: ``Alignment`` with both
+        parities, the better first; ``evidence`` is minus the root mean squared distance (µm) of matched places. The
+        plan is padded like the slices. ``overlap`` is 1 on every real spot: the method assumes that the sections show
+        the same tissue.
+
+    Raises
+    ------
+    ValueError
+        From ``prepare``: if the genes differ, a section is empty, or counts are negative with ``"kl"``.
+
+    Notes
+    -----
+    *As published / as coded.* What the code calls ``euclidean`` is the squared distance, here too. The code takes the
+    distances within sections as they are (``unit=1``), in grid units in the authors' examples, which the default
+    imitates for coordinates in µm. Its Procrustes fit reflects the section in silence where that fits better; here the
+    same map comes first, and the best one of the other parity second. The code starts from the independent coupling
+    only: ``objective`` is what it reaches, or lower.
+
+    References
+    ----------
+    Zeira, Land, Strzalkowski, Raphael (2022), Nature Methods 19.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"Expected alpha in [0, 1], found {alpha}.")
+    if dissimilarity not in ("kl", "euclidean"):
+        raise ValueError(f"Expected dissimilarity 'kl' or 'euclidean', found {dissimilarity!r}.")
+
+    def problem(source: Slice, target: Slice) -> dict[str, Any]:
+        """The dense problem of the real spots, float64."""
+        features, points = zip(*(_real(section) for section in (source, target)), strict=True)
+        length = _pitch(points) if unit is None else unit
+        return {
+            "linear": _dissimilarity(*features, kind=dissimilarity),
+            "source": cdist(points[0], points[0]) / length,
+            "target": cdist(points[1], points[1]) / length,
+            "a": np.full(len(points[0]), 1 / len(points[0])),
+            "b": np.full(len(points[1]), 1 / len(points[1])),
+        }
+
+    def prepare(source: Slice, target: Slice) -> dict[str, Any]:
+        padded = {
+            name: jnp.asarray(_scatter(values, *masks), jnp.float32)
+            for (name, values), masks in zip(
+                problem(source, target).items(),
+                _masks(source, target),
+                strict=True,
+            )
+        }
+        data = fused_problem(**padded, alpha=alpha, normalise=False)
+        return {"problem": data, "source": source.xy, "target": target.xy}
+
+    def finish(result: Alignment, source: Slice, target: Slice) -> Alignment:
+        if not exact:
+            return result
+        dense = problem(source, target)
+        masks = np.asarray(source.mask), np.asarray(target.mask)
+        annealed = np.asarray(result.plan, np.float64)[np.ix_(*masks)]
+        runs = [
+            conditional_gradient(**dense, alpha=alpha, start=start, max_iterations=max_iterations)
+            for start in (annealed / annealed.sum(), None)
+        ]
+        best = min(runs, key=lambda run: run.objective)
+        plan = best.plan.toarray()
+        poses, residuals = both_parities(_real(source)[1], _real(target)[1], plan)
+        return Alignment(
+            poses=poses,
+            evidence=-residuals,
+            overlap=np.asarray(source.mask, np.float32),
+            plan=_scatter(plan, *masks).astype(np.float32),
+            objective=np.float64(best.objective),
+            error=np.asarray(marginal_error(plan, dense["a"], dense["b"])),
+            converged=np.bool_(best.converged),
+        )
+
+    return Method(prepare, _solver(), finish, CARD.default_steps)
+
+
+@cache
+def _solver() -> Algorithm:
+    solver = fused_gromov_wasserstein(epsilon=0.02, epsilon_start=0.2)
+
+    def init(key: Any, data: dict[str, Any], start: Any = None) -> Any:
+        return solver.init(key, data["problem"], start)
+
+    def step(key: Any, state: Any, data: dict[str, Any]) -> Any:
+        return solver.step(key, state, data["problem"])
+
+    def readout(key: Any, state: Any, data: dict[str, Any]) -> Alignment:
+        problem: FusedProblem = data["problem"]
+        coupling = solver.readout(key, state, problem)
+        poses, residuals = both_parities(data["source"], data["target"], coupling.plan)
+        return Alignment(
+            poses=poses,
+            evidence=-residuals,
+            overlap=(problem.a > 0).astype(jnp.float32),
+            plan=coupling.plan,
+            objective=coupling.objective,
+            error=coupling.error,
+            converged=coupling.converged,
+        )
+
+    return Algorithm(init, step, readout)
+
+
+def _real(section: Slice) -> tuple[Float[np.ndarray, "n g"], Float[np.ndarray, "n d"]]:
+    mask = np.asarray(section.mask)
+    return np.asarray(section.features, np.float64)[mask], np.asarray(section.xy, np.float64)[mask]
+
+
+def _masks(source: Slice, target: Slice) -> list[tuple[np.ndarray, ...]]:
+    """Which places of each array of the problem belong to real spots."""
+    s, t = np.asarray(source.mask), np.asarray(target.mask)
+    return [(s, t), (s, s), (t, t), (s,), (t,)]
+
+
+def _scatter(values: np.ndarray, *masks: np.ndarray) -> np.ndarray:
+    """``values`` on the places of real spots, 0 on padding."""
+    padded = np.zeros([len(mask) for mask in masks])
+    padded[np.ix_(*masks)] = values
+    return padded
+
+
+def _pitch(points: tuple[np.ndarray, ...]) -> float:
+    nearest = [cKDTree(xy).query(xy, 2)[0][:, 1] for xy in points if len(xy) > 1]
+    median = float(np.median(np.concatenate(nearest))) if nearest else 0.0
+    return median if median > 0 else 1.0
+
+
+def _dissimilarity(source: np.ndarray, target: np.ndarray, *, kind: str) -> Float[np.ndarray, "n m"]:
+    if source.shape[1] != target.shape[1]:
+        raise ValueError(
+            f"Expected the same genes in both sections, found {source.shape[1]} and {target.shape[1]}: keep the "
+            "shared genes, in one order."
+        )
+    if not len(source) or not len(target):
+        raise ValueError(f"Expected spots in both sections, found {len(source)} and {len(target)}.")
+    if kind == "euclidean":
+        return cdist(source, target, "sqeuclidean")
+    if min(source.min(), target.min()) < 0:
+        raise ValueError("Expected counts for dissimilarity='kl', found negative values: give counts, or 'euclidean'.")
+    source, target = ((values + 0.01) / (values + 0.01).sum(1, keepdims=True) for values in (source, target))
+    return (source * np.log(source)).sum(1)[:, None] - source @ np.log(target).T
+
+
+CARD = Card(
+    name="paste",
+    task="alignment",
+    summary="Pairwise fused Gromov–Wasserstein alignment, un-regularised",
+    citation="zeira2022paste",
+    expects="counts",
+    returns="Alignment",
+    default_steps=100,
+    fidelity="verified",
+    evidence=(
+        "Objective of POT's conditional gradient (which the authors' code calls) reached to 1e-6 from the same start, "
+        "or bettered; Stahl breast sections 2.3706, 2.4122, 2.4249 from that start."
+    ),
+    licence="BSD-3-Clause (authors' code)",
+    notes="Distances in units of the spots' pitch unless unit is given; both parities returned; no centre slice.",
+)

@@ -1,0 +1,403 @@
+"""Pictures of an atlas: every function takes the AnnData that ``tl.reconstruct`` returns and gives a matplotlib figure.
+
+Lengths are in µm. Figures are made without ``pyplot``, so nothing global changes: show them in a notebook or save them
+with ``figure.savefig``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from spatialjax.checks import InputError, one_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.figure import Figure
+
+#: Colours of the two sections of an overlay, told apart by colour-blind readers too.
+PAIR_COLORS = ("#0072b2", "#e69f00")
+_MISSING = "#d0d0d0"
+_INK = "#333333"
+
+
+def overlay(atlas: AnnData, *, pairs: Sequence[tuple[str, str]] | None = None, spatial_key: str = "spatial") -> Figure:
+    """Successive sections on top of each other, as they were given and as they were placed.
+
+    Parameters
+    ----------
+    atlas
+        A reconstruction's atlas.
+    pairs
+        Names of the sections of each row; all successive ones that lie in one frame where left out.
+    spatial_key
+        Where the given coordinates are, ``obsm[spatial_key]``.
+
+    Returns
+    -------
+    Figure
+        One row a pair: on the left the given coordinates in µm, on the right the atlas.
+
+    Raises
+    ------
+    InputError
+        If no two sections lie in one frame, or a name is unknown.
+    """
+    names = _section_names(atlas)
+    pairs = (
+        _successive(atlas) if pairs is None else [tuple(one_of(n, names, "section") for n in pair) for pair in pairs]
+    )
+    if not pairs:
+        raise InputError("Expected at least two sections in one frame, found none: nothing can be laid on each other.")
+    figure, panels = _panels(2 * len(pairs), columns=4 if len(pairs) > 1 else 2, size=3.1)
+    for number, pair in enumerate(pairs):
+        for part, title in ((0, "as given"), (1, "placed")):
+            panel = panels[2 * number + part]
+            for name, color in zip(pair, PAIR_COLORS, strict=True):
+                xy = _given(atlas, name, spatial_key) if part == 0 else atlas.obsm["spatial3d"][_rows(atlas, name), :2]
+                _dots(panel, xy, color=color, alpha=0.55)
+            panel.set_title(title, fontsize=8, loc="right", color="#777777")
+            _map_frame(panel)
+        panels[2 * number].set_title(f"{_short(pair[0])} · {_short(pair[1])}", fontsize=9, loc="left", color=_INK)
+    return figure
+
+
+def gene(atlas: AnnData, name: str | None = None, *, layer: str | None = None) -> Figure:
+    """One gene in all placed sections, in the common frame and on one colour scale.
+
+    Parameters
+    ----------
+    atlas
+        A reconstruction's atlas.
+    name
+        A name in ``var_names``; :func:`marker_gene` where left out.
+    layer
+        Layer to read; ``X`` where left out.
+
+    Returns
+    -------
+    Figure
+        One panel a section; the colour is ``log(1 + value)``, cut at the 99th percentile.
+    """
+    name = marker_gene(atlas, layer=layer) if name is None else one_of(name, list(atlas.var_names), "gene")
+    values = _expression(atlas, name, layer)
+    top = max(float(np.percentile(values, 99)), 1e-6)
+    return _each_section(
+        atlas, values, cmap="magma", limits=(min(float(values.min()), 0.0), top), label=f"{name}, log(1 + value)"
+    )
+
+
+def overlap(atlas: AnnData) -> Figure:
+    """For every spot the probability that a next section shows the same place (0: seen in this section only).
+
+    Parameters
+    ----------
+    atlas
+        A reconstruction's atlas.
+    """
+    return _each_section(
+        atlas,
+        np.asarray(atlas.obs["overlap"], float),
+        cmap="viridis",
+        limits=(0.0, 1.0),
+        label="probability of overlap",
+    )
+
+
+def domains(atlas: AnnData) -> Figure:
+    """The domains that run through the sections, one panel a section.
+
+    Parameters
+    ----------
+    atlas
+        A reconstruction's atlas.
+    """
+    names = _placed_names(atlas)
+    figure, panels = _panels(len(names), columns=min(4, len(names)), size=3.1)
+    for name, panel in zip(names, panels, strict=False):
+        rows = _rows(atlas, name)
+        _dots(panel, atlas.obsm["spatial3d"][rows, :2], color=_domain_colors(atlas)[rows])
+        panel.set_title(_short(name), fontsize=9, loc="left", color=_INK)
+    _same_limits(panels[: len(names)], atlas)
+    _domain_legend(figure, atlas)
+    return figure
+
+
+def stack(atlas: AnnData) -> Figure:
+    """The tissue from above, from the front, from the side and from an angle, coloured by domain.
+
+    Parameters
+    ----------
+    atlas
+        A reconstruction's atlas.
+
+    Returns
+    -------
+    Figure
+        Heights are stretched where the stack is much thinner than wide; the titles say how much.
+    """
+    from matplotlib.figure import Figure
+
+    rows = np.flatnonzero(_main_rows(atlas))
+    xyz, colors = atlas.obsm["spatial3d"][rows], _domain_colors(atlas)[rows]
+    extent = np.ptp(xyz, axis=0)
+    wide, high = max(extent[:2].max(), 1e-9), extent[2]
+    stretch = _nice(0.5 * wide / high) if 0 < high < 0.25 * wide else 1.0
+    figure = Figure(figsize=(12.4, 4.0), layout="constrained")
+    note = f", z × {stretch:g}" if stretch != 1 else ""
+    sides = (
+        ("from above", 0, 1, 1.0),
+        ("from the front" + note, 0, 2, stretch),
+        ("from the side" + note, 1, 2, stretch),
+    )
+    for place, (title, a, b, factor) in enumerate(sides):
+        panel = figure.add_subplot(1, 4, place + 1)
+        _dots(panel, np.column_stack([xyz[:, a], xyz[:, b] * factor]), color=colors, count=len(rows) // 3)
+        panel.set_title(title, fontsize=9, loc="left", color=_INK)
+        panel.set_xlabel(f"{'xyz'[a]}, µm", fontsize=8)
+        panel.set_ylabel(f"{'xyz'[b]}, µm", fontsize=8)
+        panel.set_aspect("equal")
+        if b == 2:
+            ticks = np.unique(xyz[:, 2])
+            ticks = ticks[:: max(1, -(-len(ticks) // 8))]
+            panel.set_yticks(ticks * factor, [f"{t:g}" for t in ticks])
+        else:
+            panel.invert_yaxis()
+        _quiet(panel)
+    panel = figure.add_subplot(1, 4, 4, projection="3d")
+    panel.scatter(xyz[:, 0], xyz[:, 1], xyz[:, 2] * stretch, c=colors, s=_size(len(rows)) * 0.6, linewidths=0)
+    panel.set_box_aspect([max(extent[0], 1e-9), max(extent[1], 1e-9), max(high * stretch, 0.02 * wide)], zoom=1.25)
+    panel.view_init(elev=22, azim=-60)
+    panel.set_axis_off()
+    panel.set_title("from an angle", fontsize=9, loc="left", color=_INK)
+    _domain_legend(figure, atlas)
+    return figure
+
+
+def marker_gene(atlas: AnnData, *, layer: str | None = None) -> str:
+    """The gene whose ``log(1 + value)`` differs most between the domains, for its size.
+
+    Among genes seen in at least a tenth of the cells (all genes where there is none): the largest share of variance
+    that lies between domains.
+
+    Parameters
+    ----------
+    atlas
+        A reconstruction's atlas.
+    layer
+        Layer to read; ``X`` where left out.
+    """
+    if atlas.n_vars == 0 or (layer is None and atlas.X is None):
+        raise InputError("Expected an atlas with genes, found none: there is no gene to show.")
+    values = sp.csr_matrix(atlas.X if layer is None else atlas.layers[layer], dtype=np.float64)
+    values.data = np.log1p(np.maximum(values.data, 0.0))
+    group = np.asarray(atlas.obs["domain3d"].cat.codes)
+    member = sp.csr_matrix((np.ones(len(group)), (group, np.arange(len(group)))))
+    size = np.asarray(member.sum(1))
+    sums = (member @ values).toarray()
+    mean = sums.sum(0) / len(group)
+    between = (sums**2 / np.maximum(size, 1)).sum(0) / len(group) - mean**2
+    total = np.asarray(values.multiply(values).sum(0)).ravel() / len(group) - mean**2
+    seen = np.diff(values.tocsc().indptr) >= 0.1 * len(group)
+    share = np.where((total > 0) & (seen | ~seen.any()), between / np.where(total > 0, total, 1.0), -1.0)
+    return str(atlas.var_names[int(share.argmax())])
+
+
+def _expression(atlas: AnnData, name: str, layer: str | None) -> np.ndarray:
+    column = atlas[:, [name]]
+    values = column.X if layer is None else column.layers[layer]
+    values = np.asarray(values.toarray() if sp.issparse(values) else values, float).ravel()
+    return np.log1p(values) if values.min() >= 0 else values
+
+
+def _section_names(atlas: AnnData) -> list[str]:
+    return [str(name) for name in atlas.obs["slice"].cat.categories]
+
+
+def _placed_names(atlas: AnnData) -> list[str]:
+    placed = set(atlas.obs["slice"][np.asarray(atlas.obs["placed"], bool)].astype(str))
+    return [name for name in _section_names(atlas) if name in placed]
+
+
+def _rows(atlas: AnnData, name: str) -> np.ndarray:
+    return np.flatnonzero(np.asarray(atlas.obs["slice"].astype(str)) == name)
+
+
+def _main_rows(atlas: AnnData) -> np.ndarray:
+    """Cells of the largest component."""
+    component = np.asarray(atlas.obs["component"])
+    placed = component[component >= 0]
+    if len(placed) == 0:
+        raise InputError("Expected at least one placed section, found none: there is nothing to show in 3D.")
+    return component == np.bincount(placed).argmax()
+
+
+def _successive(atlas: AnnData) -> list[tuple[str, str]]:
+    component = np.asarray(atlas.obs["component"])
+    last: dict[int, str] = {}
+    pairs = []
+    for name in _placed_names(atlas):
+        label = int(component[_rows(atlas, name)[0]])
+        if label in last:
+            pairs.append((last[label], name))
+        last[label] = name
+    return pairs
+
+
+def _given(atlas: AnnData, name: str, spatial_key: str) -> np.ndarray:
+    if spatial_key not in atlas.obsm:
+        raise InputError(
+            f"Expected obsm[{spatial_key!r}], found {list(atlas.obsm)}: name the key of the given coordinates."
+        )
+    facts = atlas.uns["spatialjax"]
+    unit = float(np.asarray(facts["um_per_unit"])[list(map(str, facts["sections"])).index(name)])
+    return np.asarray(atlas.obsm[spatial_key], float)[_rows(atlas, name), :2] * unit
+
+
+def _each_section(atlas: AnnData, values: np.ndarray, *, cmap: str, limits: tuple[float, float], label: str) -> Figure:
+    names = _placed_names(atlas)
+    if not names:
+        raise InputError("Expected at least one placed section, found none: there is nothing to show.")
+    figure, panels = _panels(len(names), columns=min(4, len(names)), size=3.1)
+    for name, panel in zip(names, panels, strict=False):
+        rows = _rows(atlas, name)
+        shown = values[rows]
+        points = atlas.obsm["spatial3d"][rows, :2]
+        _dots(panel, points[~np.isfinite(shown)], color=_MISSING)
+        drawn = _dots(panel, points[np.isfinite(shown)], color=shown[np.isfinite(shown)], cmap=cmap, limits=limits)
+        panel.set_title(_short(name), fontsize=9, loc="left", color=_INK)
+    _same_limits(panels[: len(names)], atlas)
+    bar = figure.colorbar(drawn, ax=panels, shrink=0.7, aspect=30, pad=0.01)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _panels(number: int, *, columns: int, size: float) -> tuple[Figure, list[Any]]:
+    from matplotlib.figure import Figure
+
+    lines = -(-number // columns)
+    figure = Figure(figsize=(size * columns, size * lines), layout="constrained")
+    panels = [figure.add_subplot(lines, columns, i + 1) for i in range(number)]
+    return figure, panels
+
+
+def _dots(
+    panel: Any, xy: np.ndarray, *, color: Any, alpha: float = 1.0, count: int | None = None, **options: Any
+) -> Any:
+    limits = options.pop("limits", (None, None))
+    size = _size(len(xy) if count is None else count)
+    return panel.scatter(
+        xy[:, 0],
+        xy[:, 1],
+        c=color,
+        s=size,
+        alpha=alpha,
+        linewidths=0,
+        vmin=limits[0],
+        vmax=limits[1],
+        rasterized=True,
+        **options,
+    )
+
+
+def _size(number: int) -> float:
+    """Marker area that lets neighbouring spots touch in a panel of three inches."""
+    return float(np.clip(16000 / max(number, 1), 0.4, 40.0))
+
+
+def _map_frame(panel: Any) -> None:
+    (left, right), (bottom, top) = panel.get_xlim(), panel.get_ylim()
+    half = 0.5 * max(right - left, top - bottom)
+    panel.set_xlim((left + right) / 2 - half, (left + right) / 2 + half)
+    panel.set_ylim((bottom + top) / 2 + half, (bottom + top) / 2 - half)
+    panel.set_aspect("equal")
+    _quiet(panel)
+    _scale_bar(panel)
+
+
+def _same_limits(panels: Sequence[Any], atlas: AnnData) -> None:
+    xy = atlas.obsm["spatial3d"][:, :2]
+    low, high = np.nanmin(xy, axis=0), np.nanmax(xy, axis=0)
+    edge = 0.04 * max((high - low).max(), 1e-9)
+    for panel in panels:
+        panel.set_xlim(low[0] - edge, high[0] + edge)
+        panel.set_ylim(high[1] + edge, low[1] - edge)
+        panel.set_aspect("equal")
+        _quiet(panel)
+        _scale_bar(panel)
+
+
+def _quiet(panel: Any) -> None:
+    for side in ("top", "right"):
+        if side in panel.spines:
+            panel.spines[side].set_visible(False)
+    for spine in panel.spines.values():
+        spine.set_color("#bbbbbb")
+    panel.tick_params(labelsize=7, colors="#777777", length=2)
+
+
+def _scale_bar(panel: Any) -> None:
+    """A bar of a round length in place of axes."""
+    left, right = panel.get_xlim()
+    bottom, top = panel.get_ylim()
+    length = _nice(0.25 * abs(right - left))
+    x, y = left + 0.04 * (right - left), bottom + 0.04 * (top - bottom)
+    panel.plot([x, x + length], [y, y], color=_INK, linewidth=2, solid_capstyle="butt")
+    text = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
+    panel.text(x, y + 0.02 * (top - bottom), text, fontsize=7, color=_INK, va="bottom")
+    panel.set_xlim(left, right)
+    panel.set_ylim(bottom, top)
+    panel.set_xticks([])
+    panel.set_yticks([])
+    for spine in panel.spines.values():
+        spine.set_visible(False)
+
+
+def _nice(value: float) -> float:
+    """The largest of 1, 2, 5 times a power of ten that is not above ``value``."""
+    power = 10.0 ** np.floor(np.log10(max(value, 1e-12)))
+    return float(max(f * power for f in (1, 2, 5) if f * power <= value * (1 + 1e-9)))
+
+
+def _domain_palette(number: int) -> np.ndarray:
+    from matplotlib import colormaps
+
+    if number <= 20:
+        order = [*range(0, 20, 2), *range(1, 20, 2)]
+        return np.asarray(colormaps["tab20"].colors)[order][:number]
+    return colormaps["turbo"](np.linspace(0.03, 0.97, number))[:, :3]
+
+
+def _domain_colors(atlas: AnnData) -> np.ndarray:
+    labels = atlas.obs["domain3d"].cat
+    return _domain_palette(len(labels.categories))[np.asarray(labels.codes)]
+
+
+def _domain_legend(figure: Figure, atlas: AnnData) -> None:
+    from matplotlib.lines import Line2D
+
+    labels = list(atlas.obs["domain3d"].cat.categories)
+    marks = [
+        Line2D([], [], marker="o", linestyle="", color=tuple(color), markersize=5, label=str(label))
+        for label, color in zip(labels, _domain_palette(len(labels)), strict=True)
+    ]
+    figure.legend(
+        handles=marks,
+        title="domain",
+        loc="outside right upper",
+        fontsize=7,
+        title_fontsize=8,
+        frameon=False,
+        ncols=1 + len(labels) // 16,
+    )
+
+
+def _short(name: str, *, limit: int = 24) -> str:
+    """A name that fits over a panel, with no character that matplotlib reads as mathematics."""
+    name = name if len(name) <= limit else f"{name[: limit - 1]}…"
+    return name.replace("$", r"\$")

@@ -1,0 +1,214 @@
+"""From counts, log values, floats or categories to smoothed features that sections share; sparse in, dense out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from jaxtyping import Float
+from scipy.spatial import cKDTree
+
+#: Genes that enter the joint components at the most; of more, those with the least dispersion are left out.
+MAX_GENES = 6000
+#: Smoothed values kept in memory between passes at the most (elements); beyond it they are made again in each pass.
+_KEPT = 2**28
+_BLOCK = 4096
+
+
+def size_factors(counts: Any, *, target: float | None = None) -> Float[np.ndarray, "n"]:
+    """Library size of each spot over ``target`` (the median of non-empty spots where left out); 1 for empty spots."""
+    total = np.asarray(counts.sum(1), np.float64).ravel()
+    if target is None:
+        target = float(np.median(total[total > 0])) if (total > 0).any() else 1.0
+    return np.where(total > 0, total / target, 1.0)
+
+
+def log_normalize(counts: Any, *, target: float | None = None) -> sp.csr_matrix:
+    """``log(1 + counts / size factor)`` as a sparse float32 matrix; raw counts in.
+
+    Parameters
+    ----------
+    counts
+        (n, g) raw counts, sparse or dense.
+    target
+        Library size that every spot is brought to; the median where left out. Give the same one to every section.
+    """
+    matrix = sp.csr_matrix(counts, dtype=np.float32, copy=True)
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    matrix.data = np.log1p(matrix.data / size_factors(matrix, target=target)[rows]).astype(np.float32)
+    return matrix
+
+
+def smoothing_operator(xy: Float[np.ndarray, "n d"], *, neighbors: int = 6) -> sp.csr_matrix:
+    """Row-stochastic matrix that averages each spot with its nearest ``neighbors`` (within 3 median spacings).
+
+    Spots without a neighbour keep their own value.
+    """
+    n = len(xy)
+    k = min(neighbors + 1, n)
+    distance, index = cKDTree(xy).query(xy, k=k)
+    distance, index = distance.reshape(n, k), index.reshape(n, k)
+    reach = 3.0 * np.median(distance[:, 1]) if k > 1 else 0.0
+    near = distance <= reach
+    near[:, 0] = True
+    index[:, 0] = np.where(index[:, 0] == np.arange(n), index[:, 0], np.arange(n))
+    one = sp.csr_matrix((near.astype(np.float32).ravel(), index.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
+    one.sum_duplicates()
+    one.eliminate_zeros()
+    return sp.csr_matrix(sp.diags(1.0 / np.asarray(one.sum(1)).ravel()) @ one, dtype=np.float32)
+
+
+def smoothed_places(xy: Float[np.ndarray, "n d"], *, rounds: int = 3) -> Float[np.ndarray, "n d"]:
+    """Mean place of the spots that ``rounds`` neighbour averages mix into each spot: where its smoothed features stand.
+
+    At the border of a section these places lie inside of the spots.
+    """
+    operator = smoothing_operator(xy)
+    places = np.asarray(xy, np.float64)
+    for _ in range(rounds):
+        places = operator @ places
+    return places
+
+
+def variable_genes(values: Sequence[Any], *, number: int = MAX_GENES, min_share: float = 0.005) -> np.ndarray:
+    """Positions of the genes that enter the joint components.
+
+    A gene must be seen in ``min_share`` of the spots of every section; of more than ``number`` such genes, those with the
+    largest excess of variance over what the mean predicts (a running median over genes of like mean) are kept.
+
+    Parameters
+    ----------
+    values
+        One (n_i, g) matrix for each section, log1p values.
+    number
+        Largest number of genes kept.
+    min_share
+        Smallest share of non-zero spots in each section.
+    """
+    seen, mean, square, total = None, 0.0, 0.0, 0
+    for matrix in values:
+        matrix = sp.csc_matrix(matrix)
+        share = np.diff(matrix.indptr) / max(matrix.shape[0], 1)
+        seen = share if seen is None else np.minimum(seen, share)
+        mean = mean + np.asarray(matrix.sum(0)).ravel()
+        square = square + np.asarray(matrix.multiply(matrix).sum(0)).ravel()
+        total += matrix.shape[0]
+    mean, variance = mean / total, square / total - (mean / total) ** 2
+    keep = np.flatnonzero((seen >= min_share) & (variance > 0))
+    if len(keep) == 0:
+        keep = np.flatnonzero(variance > 0)
+    if len(keep) <= number:
+        return keep
+    by_mean = keep[np.argsort(mean[keep], kind="stable")]
+    ratio = np.log(variance[by_mean]) - np.log(mean[by_mean])
+    width = max(len(by_mean) // 20, 5)
+    padded = np.pad(ratio, width, mode="edge")
+    trend = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * width + 1), axis=1)
+    return np.sort(by_mean[np.argsort(trend - ratio, kind="stable")[:number]])
+
+
+def shared_embedding(
+    values: Sequence[Any],
+    xy: Sequence[Float[np.ndarray, "n d"]],
+    *,
+    kind: str,
+    components: int = 12,
+    rounds: int = 3,
+) -> list[Float[np.ndarray, "n p"]]:
+    """Smoothed joint components of all sections.
+
+    Counts are brought to one library size and log-transformed; every feature is averaged over near spots, centred on its
+    section's mean and divided by its pooled standard deviation; the leading principal components of all sections together
+    are returned. Smoothing comes before the components and each feature weighs the same: both matter for alignment.
+
+    Parameters
+    ----------
+    values
+        One (n_i, g) matrix for each section with the same features in the same order; sparse or dense.
+    xy
+        Coordinates of each section.
+    kind
+        ``"counts"`` (raw), ``"log1p"``, ``"float"``, ``"embedding"`` or ``"categories"`` (one column a type).
+    components
+        Number of components; fewer where there are fewer features.
+    rounds
+        Number of neighbour averages.
+
+    Returns
+    -------
+    list
+        (n_i, p) float32 for each section, each component with mean 0 in each section, and pooled variances that fall.
+    """
+    matrices = list(values)
+    if kind == "counts":
+        totals = np.concatenate([np.asarray(v.sum(1), np.float64).ravel() for v in matrices])
+        target = float(np.median(totals[totals > 0])) if (totals > 0).any() else 1.0
+        matrices = [log_normalize(v, target=target) for v in matrices]
+    if kind in ("counts", "log1p"):
+        genes = variable_genes(matrices)
+        matrices = [sp.csr_matrix(m)[:, genes] for m in matrices]
+    blocks = _Smoothed(matrices, [smoothing_operator(np.asarray(p, np.float64)) for p in xy], rounds)
+    scale = np.sqrt(sum((b.astype(np.float64) ** 2).sum(0) for _, b in blocks) / sum(len(p) for p in xy))
+    used = scale > 1e-6 * max(scale.max(), 1e-30)
+    inverse = np.where(used, 1.0 / np.where(used, scale, 1.0), 0.0).astype(np.float32)
+    axes = inverse[:, None] * _leading(blocks, inverse, min(components, int(used.sum())))
+    parts: list[list[np.ndarray]] = [[] for _ in matrices]
+    for section, block in blocks:
+        parts[section].append(block @ axes)
+    return [np.concatenate(p) if p else np.zeros((0, axes.shape[1]), np.float32) for p in parts]
+
+
+class _Smoothed:
+    """Blocks of rows of smoothed, centred values: ``(section, rows)``, made once when they fit in memory."""
+
+    def __init__(self, matrices: Sequence[Any], operators: Sequence[sp.csr_matrix], rounds: int) -> None:
+        self._parts = [(m, o, rounds) for m, o in zip(matrices, operators, strict=True)]
+        size = sum(o.shape[0] for o in operators) * matrices[0].shape[1]
+        self._kept = list(self._make()) if size <= _KEPT else None
+
+    def _make(self) -> Any:
+        for section, (matrix, operator, rounds) in enumerate(self._parts):
+            n, width = matrix.shape
+            if n * width <= _KEPT:
+                yield section, _centred(operator, matrix, rounds)
+                continue
+            power = operator
+            for _ in range(rounds - 1):
+                power = power @ operator
+            weights = power.T @ np.ones(n, np.float32) / n
+            mean = np.asarray(matrix.T @ weights).ravel().astype(np.float32)
+            for start in range(0, n, _BLOCK):
+                block = power[start : start + _BLOCK] @ matrix
+                yield section, (block.toarray() if sp.issparse(block) else np.asarray(block)).astype(np.float32) - mean
+
+    def __iter__(self) -> Any:
+        return iter(self._kept) if self._kept is not None else self._make()
+
+
+def _centred(operator: sp.csr_matrix, matrix: Any, rounds: int) -> np.ndarray:
+    values = matrix.toarray() if sp.issparse(matrix) else np.asarray(matrix)
+    values = values.astype(np.float32)
+    for _ in range(rounds):
+        values = operator @ values
+    return values - values.mean(0, dtype=np.float64).astype(np.float32)
+
+
+def _leading(blocks: _Smoothed, inverse: np.ndarray, number: int, *, extra: int = 10, passes: int = 6) -> np.ndarray:
+    """Leading axes of the scaled values by subspace iteration from a fixed start, signs fixed by the largest entry."""
+    width = len(inverse)
+    size = min(number + extra, width)
+    start = np.sin(np.arange(1, width * size + 1, dtype=np.float64) ** 2).reshape(width, size)
+    basis = np.linalg.qr(start)[0].astype(np.float32)
+    for turn in range(passes):
+        product = np.zeros((width, size))
+        for _, block in blocks:
+            product += block.T @ (block @ (inverse[:, None] * basis))
+        product = inverse[:, None] * product
+        if turn < passes - 1:
+            basis = np.linalg.qr(product)[0].astype(np.float32)
+    values, turn_back = np.linalg.eigh((basis.T @ product + product.T @ basis) / 2)
+    vectors = basis @ turn_back[:, np.argsort(-values)[:number]]
+    largest = vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])]
+    return (vectors * np.where(largest < 0, -1.0, 1.0)).astype(np.float32)

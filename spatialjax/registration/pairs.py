@@ -1,0 +1,300 @@
+"""Two sections made ready for pose search: points with features against fields, in units of the target's pitch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Key
+
+from spatialjax.preprocess import smoothed_places
+from spatialjax.registration.evidence import Scored, look, matched_odds, newton_step, score
+from spatialjax.registration.raster import Field, rasterize
+from spatialjax.registration.search import Peaks, coarse_fields, search
+from spatialjax.slices import Slice, bucket
+from spatialjax.transforms import Affine, rigid
+
+#: Spots that neighbour averaging and the tissue's own structure mix into one independent sample.
+MIXED_SPOTS = 25.0
+#: Spots of the source that the refinement looks at, at the most.
+MAX_POINTS = 8191
+
+
+@struct.dataclass
+class FieldPair:
+    """A source section as points and a target section as fields; lengths in pitches of the target, both about their centres.
+
+    Attributes
+    ----------
+    points
+        Where the smoothed features of each source spot stand: the mean place of the spots they average.
+    spots
+        The source spots themselves.
+    features
+        Their features.
+    weights
+        1 on real spots.
+    field
+        The target at one pitch a node.
+    coarse
+        Source and target at two pitches a node or more, on equal grids.
+    area
+        Area of one independent sample, pitches squared.
+    mixed
+        Spots of one independent sample.
+    unit
+        The pitch, µm.
+    centers
+        Centres of source and target, µm.
+    """
+
+    points: Float[Array, "n 2"]
+    spots: Float[Array, "n 2"]
+    features: Float[Array, "n p"]
+    weights: Float[Array, "n"]
+    field: Field
+    coarse: tuple[Field, Field]
+    area: Float[Array, ""]
+    mixed: Float[Array, ""]
+    unit: Float[Array, ""]
+    centers: Float[Array, "2 2"]
+
+
+@struct.dataclass
+class PoseScore:
+    """How well poses explain a pair.
+
+    Attributes
+    ----------
+    evidence
+        Nats, one a pose.
+    precision
+        Information on (angle about ``center`` in radians, shift x and y in µm), the target's frame.
+    center
+        Mean place of the overlapping spots, µm, in the target's frame.
+    overlap
+        (k, n) for each pose and source spot the probability that the target shows the same place.
+    similarity
+        Mean correlation of the components inside the overlap, weighted by their variance.
+    """
+
+    evidence: Float[Array, "k"]
+    precision: Float[Array, "k 3 3"]
+    center: Float[Array, "k 2"]
+    overlap: Float[Array, "k n"]
+    similarity: Float[Array, "k"]
+
+
+def pitch_of(xy: Float[np.ndarray, "n 2"]) -> float:
+    """Spacing of the spots: √(π/6) times the median distance of the sixth neighbour; robust to jitter and doublets."""
+    from scipy.spatial import cKDTree
+
+    k = min(7, len(xy))
+    distance = cKDTree(xy).query(xy, k=k)[0].reshape(len(xy), k)[:, -1]
+    return float(np.sqrt(np.pi / max(k - 1, 1)) * np.median(distance))
+
+
+def field_pair(source: Slice, target: Slice) -> FieldPair:
+    """Points of ``source`` and fields of ``target`` (host).
+
+    Parameters
+    ----------
+    source, target
+        Sections with features of one embedding that neighbours share (``preprocess.shared_embedding``).
+
+    Raises
+    ------
+    ValueError
+        If the sections have different numbers of features or fewer than three spots.
+    """
+    (a, fa), (b, fb) = (_real(s) for s in (source, target))
+    if fa.shape[1] != fb.shape[1]:
+        raise ValueError(
+            f"Expected both sections with the same features, found {fa.shape[1]} and {fb.shape[1]}; "
+            "make them together with preprocess.shared_embedding."
+        )
+    if min(len(a), len(b)) < 3:
+        raise ValueError(f"Expected at least three spots in each section, found {len(a)} and {len(b)}.")
+    unit = pitch_of(b)
+    centers = [(p.max(0) + p.min(0)) / 2 for p in (a, b)]
+    a, b = (a - centers[0]) / unit, (b - centers[1]) / unit
+    places_a, places_b = smoothed_places(a), smoothed_places(b)
+    coarse = coarse_fields((places_a, places_b), (fa, fb), pixel=2.0, extent=(a, b))
+    field = rasterize(places_b, fb, pixel=max(1.0, np.ptp(b, axis=0).max() / 1000), blur=0.7, extent=b)
+    mixed = MIXED_SPOTS * (pitch_of(a) ** -2) if len(a) > len(b) else MIXED_SPOTS
+    mixed = max(float(mixed), 1.0)
+    keep = np.arange(len(a)) if len(a) <= MAX_POINTS else np.linspace(0, len(a) - 1, MAX_POINTS).round().astype(int)
+    capacity = max(bucket(len(keep)), min(source.capacity, MAX_POINTS + 1))
+    density = len(keep) / (float(coarse[0].cover.sum()) * float(coarse[0].pixel) ** 2)
+
+    def pad(values: np.ndarray) -> Any:
+        values = np.asarray(values[keep], np.float32)
+        return jnp.asarray(np.concatenate([values, np.zeros((capacity - len(keep), *values.shape[1:]), np.float32)]))
+
+    area = mixed / (len(a) / (float(coarse[0].cover.sum()) * float(coarse[0].pixel) ** 2))
+    return FieldPair(
+        points=pad(places_a),
+        spots=pad(a),
+        features=pad(fa),
+        weights=pad(np.ones(len(a))),
+        field=jax.tree.map(jnp.asarray, field),
+        coarse=jax.tree.map(jnp.asarray, coarse),
+        area=jnp.float32(area),
+        mixed=jnp.float32(area * density),
+        unit=jnp.float32(unit),
+        centers=jnp.asarray(np.stack(centers), jnp.float32),
+    )
+
+
+def _real(section: Slice) -> tuple[np.ndarray, np.ndarray]:
+    mask = np.asarray(section.mask)
+    return np.asarray(section.xy, np.float64)[mask][:, :2], np.asarray(section.features, np.float64)[mask]
+
+
+def find_peaks(pair: FieldPair, *, angles: int = 48, keep: int = 8) -> Peaks:
+    """The best poses on the coarse fields, see ``search``."""
+    source, target = pair.coarse
+    area = jnp.full(pair.features.shape[1], pair.area)
+    return search(source, target, area, angles=angles, keep=keep)
+
+
+def place(points: Any, angle: Any, shift: Any, mirrored: Any) -> Any:
+    """Points of the source where a pose puts them (pitches, both about their centres)."""
+    return rigid(angle, shift, mirrored > 0)(points)
+
+
+def refine_step(pair: FieldPair, pose: tuple[Any, Any, Any], damping: Any) -> tuple[Any, Any, Any, Any]:
+    """One damped Newton step of one pose on the evidence; spots that look like outliers count less.
+
+    Overlap and outlier weights are held during the step: the evidence may not grow by shedding spots.
+
+    Returns
+    -------
+    tuple
+        The pose after the step, the new damping, the length of the step (pitches at the rim) and the evidence before it.
+    """
+    angle, shift, mirrored = pose
+    reach = jnp.array([jnp.deg2rad(3.0), 1.0, 1.0])
+    seen = look(pair.field, place(pair.points, *pose))
+    held = pair.weights * seen.cover * matched_odds(seen, pair.features, pair.weights)
+    here = score(seen, pair.features, held, samples=pair.mixed)
+    step = newton_step(here.gradient, here.curvature, damping, reach=reach)
+    turn = rigid(step[0], step[1:], False, here.center)
+    there = score(look(pair.field, turn(seen.placed)), pair.features, held, samples=pair.mixed)
+    better = there.evidence > here.evidence
+    shift = jnp.where(better, turn(shift[None])[0], shift)
+    angle = jnp.where(better, angle + step[0], angle)
+    damping = jnp.clip(jnp.where(better, damping * 0.3, damping * 4.0), 1e-3, 1e3)
+    rim = jnp.sqrt(jnp.max(jnp.where(pair.weights > 0, (pair.points**2).sum(1), 0.0)))
+    length = jnp.abs(step[0]) * rim + jnp.sqrt((step[1:] ** 2).sum())
+    return (angle, shift, mirrored), damping, length, here.evidence
+
+
+def score_pair(pair: FieldPair, pose: tuple[Any, Any, Any]) -> tuple[Scored, Any]:
+    """Evidence and shape of a pose, and the probability of each spot to be matched."""
+    seen = look(pair.field, place(pair.points, *pose))
+    cover = pair.weights * seen.cover
+    return score(seen, pair.features, cover, samples=pair.mixed), cover * matched_odds(
+        seen, pair.features, pair.weights
+    )
+
+
+def to_affine(pair: FieldPair, angle: Any, shift: Any, mirrored: Any) -> Affine:
+    """The map from source µm to target µm of a pose in pitches (any batch shape)."""
+    local = rigid(angle, shift, mirrored > 0)
+    moved = (local.matrix @ pair.centers[0][:, None])[..., 0]
+    return Affine(local.matrix, local.shift * pair.unit + pair.centers[1] - moved)
+
+
+def from_affine(pair: FieldPair, pose: Affine) -> tuple[Any, Any, Any]:
+    """Angle, shift (pitches) and parity of a rigid map from source µm to target µm; inverse of ``to_affine``."""
+    matrix, shift = jnp.asarray(pose.matrix, jnp.float32), jnp.asarray(pose.shift, jnp.float32)
+    mirrored = (jnp.linalg.det(matrix) < 0).astype(jnp.float32)
+    angle = jnp.arctan2(matrix[..., 1, 0], matrix[..., 0, 0])
+    moved = (matrix @ pair.centers[0][:, None])[..., 0]
+    return angle, (shift + moved - pair.centers[1]) / pair.unit, mirrored
+
+
+@jax.jit
+def _scores(pair: FieldPair, poses: Affine) -> PoseScore:
+    def one(pose: Affine) -> Any:
+        scored, overlap = score_pair(pair, from_affine(pair, pose))
+        scale = jnp.array([1.0, 1.0, 1.0]).at[1:].set(1.0 / pair.unit)
+        precision = scored.curvature * scale[:, None] * scale[None, :]
+        spread = (pair.features**2).sum(0)
+        similarity = (scored.correlation * spread).sum() / jnp.maximum(spread.sum(), 1e-12)
+        return scored.evidence, precision, scored.center * pair.unit + pair.centers[1], overlap, similarity
+
+    return PoseScore(*jax.lax.map(one, poses))
+
+
+def score_poses(poses: Affine, source: Slice, target: Slice) -> PoseScore:
+    """Evidence, information and overlap of rigid poses: one judge for the poses of every method.
+
+    Parameters
+    ----------
+    poses
+        Rigid maps from source µm to target µm along a leading axis.
+    source, target
+        Sections with features of one embedding.
+
+    Returns
+    -------
+    PoseScore
+        One entry a pose, ``overlap`` in the order of the source's spots (0 on padding).
+    """
+    pair = field_pair(source, target)
+    scores = _scores(pair, Affine(jnp.asarray(poses.matrix, jnp.float32), jnp.asarray(poses.shift, jnp.float32)))
+    count = int(np.asarray(source.mask).sum())
+    seen = np.asarray(scores.overlap)
+    if count > MAX_POINTS:
+        from scipy.spatial import cKDTree
+
+        points = np.asarray(pair.spots)[:MAX_POINTS]
+        all_points = (_real(source)[0] - np.asarray(pair.centers[0], np.float64)) / float(pair.unit)
+        seen = seen[:, cKDTree(points).query(all_points)[1]]
+    overlap = np.zeros((seen.shape[0], source.capacity), np.float32)
+    overlap[:, np.flatnonzero(np.asarray(source.mask))] = seen[:, :count]
+    return scores.replace(overlap=jnp.asarray(overlap))
+
+
+@jax.jit
+def _best_unrelated(pair: FieldPair, order: Any, sign: Any) -> Any:
+    source, target = pair.coarse
+    shuffled = target.replace(values=target.values[..., order] * sign)
+    return find_peaks(pair.replace(coarse=(source, shuffled)), angles=24, keep=2).evidence[0]
+
+
+def null_evidence(key: Key[Array, ""], source: Slice, target: Slice, *, draws: int = 4) -> float:
+    """Evidence that two unrelated fields of this smoothness reach at their best pose: what a pair must beat.
+
+    The target's components are permuted and their signs drawn, which keeps their smoothness and the tissue's shape but
+    breaks the relation; the largest best evidence over ``draws`` searches is returned.
+
+    Parameters
+    ----------
+    key
+        Random key.
+    source, target
+        Sections with features of one embedding.
+    draws
+        Number of searches.
+    """
+    pair = field_pair(source, target)
+    p = pair.features.shape[1]
+    best = -np.inf
+    for draw in range(draws):
+        k1, k2 = jax.random.split(jax.random.fold_in(key, draw))
+        # A cyclic shift has no fixed component: none keeps its own partner.
+        order = (jnp.arange(p) + 1 + jax.random.randint(k1, (), 0, max(p - 1, 1))) % p
+        sign = jnp.where(jax.random.bernoulli(k2, 0.5, (p,)), 1.0, -1.0)
+        best = max(best, float(_best_unrelated(pair, order, sign)))
+    return best
+
+
+def usable(evidence: Float[Array, "k"]) -> Bool[Array, "k"]:
+    """Which peaks are real poses (unused places hold -inf)."""
+    return jnp.isfinite(evidence)

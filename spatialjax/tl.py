@@ -1,0 +1,261 @@
+"""Tools: sections in, an aligned three-dimensional tissue out.
+
+Lengths are in µm, angles in degrees unless a name says otherwise. Inputs are never changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from spatialjax.atlas.reconstruction import Options, Reconstruction
+from spatialjax.atlas.watch import Event, Watch
+from spatialjax.transforms import Affine
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@dataclass(frozen=True)
+class PairAlignment:
+    """How one section lies on another, in the caller's units.
+
+    Attributes
+    ----------
+    transform
+        Map from the coordinates of the source to those of the target, both in their own units.
+    transform_um
+        The same in µm.
+    coordinates
+        (n, 2) coordinates of the source's cells in the units of the target, rows as in the input.
+    overlap
+        For each source cell the probability that the target shows the same place.
+    evidence
+        Evidence of the pose, nats.
+    threshold
+        Evidence that unrelated sections reach by chance.
+    angle
+        Rotation, degrees counter-clockwise; of a mirrored section, after ``y -> -y``.
+    mirrored
+        Whether the section was turned over.
+    messages
+        What was assumed about the input.
+    """
+
+    transform: Affine
+    transform_um: Affine
+    coordinates: Float[np.ndarray, "n 2"]
+    overlap: Float[np.ndarray, " n"]
+    evidence: float
+    threshold: float
+    angle: float
+    mirrored: bool
+    messages: tuple[str, ...]
+
+    @property
+    def supported(self) -> bool:
+        """Whether the pose has more evidence than chance gives; do not use the coordinates where not."""
+        return self.evidence > self.threshold
+
+
+def reconstruct(
+    adatas: AnnData | Sequence[AnnData] | Mapping[str, AnnData],
+    *,
+    names: Sequence[str] | None = None,
+    method: str = "auto",
+    units: str | float | None = None,
+    pitch: float | None = None,
+    gap: float | None = None,
+    z: Sequence[float] | None = None,
+    order_by: str | None = None,
+    anchor: str | None = None,
+    reflection: str = "auto",
+    feature_key: str | None = None,
+    layer: str | None = None,
+    spatial_key: str = "spatial",
+    slice_key: str | None = None,
+    n_domains: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool | Callable[[Event], None] = True,
+) -> Reconstruction:
+    """Align serial sections into one three-dimensional tissue.
+
+    Parameters
+    ----------
+    adatas
+        Sections in their order along the tissue: a list, a dict from name to section, or one AnnData whose column
+        ``slice_key`` says which cell belongs to which section.
+    names
+        Names of the sections; taken from the dict, the column or the position where left out.
+    method
+        Alignment method, ``"auto"`` for the default one; see ``METHODS["alignment"]``.
+    units
+        What one unit of the coordinates is: ``"um"``, ``"mm"``, ``"nm"`` or µm as a number. Read from the metadata of
+        the platform where they are there.
+    pitch
+        Distance between neighbouring spots in µm, another way to say what a unit is: 100 for Visium, 200 for ST.
+    gap
+        Distance between successive sections, µm.
+    z
+        Height of each section, µm; gives the order too.
+    order_by
+        Column of ``obs`` with one value in each section, by which the sections are ordered.
+    anchor
+        Name of the section that keeps its coordinates; the first placed one where left out.
+    reflection
+        ``"never"`` turns no section over, ``"auto"`` does on clear evidence, ``"allow"`` treats both sides alike.
+    feature_key
+        Align on ``obsm[feature_key]`` (an embedding that the sections share) or on the categories ``obs[feature_key]``
+        instead of on genes.
+    layer
+        Layer with the values of the genes; ``X`` where left out.
+    spatial_key
+        Where the coordinates are, ``obsm[spatial_key]``.
+    slice_key
+        Column of ``obs`` that names the section of each cell.
+    n_domains
+        Number of cross-section domains; chosen from the data where left out.
+    seed
+        Seed of every random choice.
+    out
+        Folder to write ``atlas.h5ad``, ``couplings/``, ``report.html`` and ``run.json`` to; nothing is written where
+        left out.
+    overwrite
+        Whether the files of an earlier run in ``out`` may be replaced.
+    progress
+        Whether to show the steps, or a function that is called with every ``Event``.
+
+    Returns
+    -------
+    Reconstruction
+        ``.atlas`` holds every cell, in input order, with its place in ``obsm['spatial3d']``.
+
+    Raises
+    ------
+    InputError
+        If the input cannot be used as it is; raised before any long work and before anything is written.
+
+    Examples
+    --------
+    >>> import spatialjax as sj
+    >>> result = sj.tl.reconstruct(sj.datasets.simulated(seed=0), progress=False)  # doctest: +SKIP
+    >>> result.atlas.obsm["spatial3d"]  # doctest: +SKIP
+    """
+    from spatialjax.atlas import intake, outputs
+    from spatialjax.atlas.run import reconstruct_stack
+
+    options = Options(method=method, reflection=reflection, anchor=anchor, n_domains=n_domains, seed=seed)
+    options.check()
+    folder = None if out is None else outputs.check_directory(out, overwrite=overwrite)
+    with _listening(progress) as listener:
+        watch = Watch(listener)
+        with watch.step("input", "reading the sections"):
+            entry = intake.open_in_order(
+                adatas,
+                names=names,
+                order_by=order_by,
+                slice_key=slice_key,
+                units=units,
+                pitch=pitch,
+                gap=gap,
+                z=z,
+                feature_key=feature_key,
+                layer=layer,
+                spatial_key=spatial_key,
+            )
+            options.check_with(entry.stack)
+        result = reconstruct_stack(entry.stack, options, watch=watch, layout=entry.layout)
+        if folder is not None:
+            outputs.write(result, folder, watch=watch, source="spatialjax.tl.reconstruct")
+    return result
+
+
+def align(
+    source: AnnData,
+    target: AnnData,
+    *,
+    method: str = "auto",
+    units: str | float | None = None,
+    pitch: float | None = None,
+    reflection: str = "auto",
+    feature_key: str | None = None,
+    layer: str | None = None,
+    spatial_key: str = "spatial",
+    seed: int = 0,
+) -> PairAlignment:
+    """Lay one section on another.
+
+    Parameters
+    ----------
+    source, target
+        The two sections.
+    method, units, pitch, reflection, feature_key, layer, spatial_key, seed
+        As in :func:`reconstruct`.
+
+    Returns
+    -------
+    PairAlignment
+        The map in the units of the sections, the moved coordinates, the evidence. A pose is returned in any case: look
+        at ``supported``.
+
+    Raises
+    ------
+    InputError
+        If the input cannot be used as it is.
+    """
+    import jax
+
+    from spatialjax.atlas import intake, steps
+
+    options = Options(method=method, reflection=reflection, seed=seed)
+    options.check()
+    stack = intake.open_in_order(
+        [source, target],
+        names=["source", "target"],
+        units=units,
+        pitch=pitch,
+        feature_key=feature_key,
+        layer=layer,
+        spatial_key=spatial_key,
+    ).stack
+    options.check_with(stack)
+    prepared = steps.prepare(stack, method=options.resolved_method)
+    (pair,) = steps.align_pairs(prepared, [(0, 1)], method=options.resolved_method, key=jax.random.key(seed))
+    pick = steps.preferred(pair, reflection)
+    pose = pair.poses[pick]
+    first, second = stack.sections
+    unit = first.um_per_unit / second.um_per_unit
+    transform = Affine(pose.matrix * unit, pose.shift / second.um_per_unit)
+    given = np.asarray(source.obsm[spatial_key], np.float64)[:, :2]
+    return PairAlignment(
+        transform=transform,
+        transform_um=pose,
+        coordinates=transform(given),
+        overlap=first.in_input_order(steps.pose_overlap(prepared, (0, 1), pose)),
+        evidence=float(pair.evidence[pick]),
+        threshold=pair.threshold,
+        angle=float(np.degrees(pose.angle)),
+        mirrored=bool(pose.mirrored),
+        messages=tuple(stack.messages),
+    )
+
+
+@contextmanager
+def _listening(progress: bool | Callable[[Event], None]) -> Iterator[Callable[[Event], None] | None]:
+    if callable(progress):
+        yield progress
+    elif progress:
+        from spatialjax.atlas import console
+
+        with console.progress() as listener:
+            yield listener
+    else:
+        yield None
