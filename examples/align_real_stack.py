@@ -43,8 +43,9 @@ def main(arguments: list[str] | None = None) -> Any:
         print(f"  {name}: " + (f"{angle:7.1f} degrees, {side}" if placement.placed else "not placed: no evidence"))
     print("What speaks for it (evidence in nats, and what unrelated sections reach by chance):")
     for pair in result.pairs:
-        print(f"  {pair['source']} on {pair['target']}: {pair['evidence']:.1f} against {pair['threshold']:.1f}")
-    print("Do the pairs agree around each loop?")
+        use = "used" if pair["used"] else "left out"
+        print(f"  {pair['source']} on {pair['target']}: {pair['evidence']:.1f} against {pair['threshold']:.1f}, {use}")
+    print("Do the pairs agree around each loop? (NaN: not even on which side is up)")
     for loop in result.metrics["loops"]:
         print(f"  {' - '.join(loop['sections'])}: {loop['angle_deg']:.2f} degrees, {loop['displacement_um']:.0f} µm")
     similarity = result.metrics["similarity"]

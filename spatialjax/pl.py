@@ -145,34 +145,30 @@ def stack(atlas: AnnData) -> Figure:
     xyz, colors = atlas.obsm["spatial3d"][rows], _domain_colors(atlas)[rows]
     extent = np.ptp(xyz, axis=0)
     wide, high = max(extent[:2].max(), 1e-9), extent[2]
-    stretch = _nice(0.5 * wide / high) if 0 < high < 0.25 * wide else 1.0
-    figure = Figure(figsize=(12.4, 4.0), layout="constrained")
-    note = f", z × {stretch:g}" if stretch != 1 else ""
-    sides = (
-        ("from above", 0, 1, 1.0),
-        ("from the front" + note, 0, 2, stretch),
-        ("from the side" + note, 1, 2, stretch),
-    )
-    for place, (title, a, b, factor) in enumerate(sides):
-        panel = figure.add_subplot(1, 4, place + 1)
-        _dots(panel, np.column_stack([xyz[:, a], xyz[:, b] * factor]), color=colors, count=len(rows) // 3)
-        panel.set_title(title, fontsize=9, loc="left", color=_INK)
-        panel.set_xlabel(f"{'xyz'[a]}, µm", fontsize=8)
-        panel.set_ylabel(f"{'xyz'[b]}, µm", fontsize=8)
-        panel.set_aspect("equal")
-        if b == 2:
-            ticks = np.unique(xyz[:, 2])
-            ticks = ticks[:: max(1, -(-len(ticks) // 8))]
-            panel.set_yticks(ticks * factor, [f"{t:g}" for t in ticks])
-        else:
-            panel.invert_yaxis()
+    stretch = _nice(0.6 * wide / high) if 0 < high < 0.3 * wide else 1.0
+    note = f", heights × {stretch:g}" if stretch != 1 else ""
+    figure = Figure(figsize=(12.4, 5.2), layout="constrained")
+    grid = figure.add_gridspec(2, 3, width_ratios=(1.15, 1.0, 1.25))
+    above = figure.add_subplot(grid[:, 0])
+    _dots(above, xyz[:, :2], color=colors)
+    above.set_title("from above", fontsize=9, loc="left", color=_INK)
+    _map_frame(above)
+    for line, axis, title in ((0, 0, "from the front"), (1, 1, "from the side")):
+        panel = figure.add_subplot(grid[line, 1])
+        _dots(panel, np.column_stack([xyz[:, axis], xyz[:, 2]]), color=colors, count=len(rows))
+        panel.set_title(title + note, fontsize=9, loc="left", color=_INK)
+        panel.set_xlabel(f"{'xy'[axis]}, µm", fontsize=8)
+        panel.set_ylabel("z, µm", fontsize=8)
+        panel.set_aspect(stretch)
+        panel.margins(y=0.15)
         _quiet(panel)
-    panel = figure.add_subplot(1, 4, 4, projection="3d")
-    panel.scatter(xyz[:, 0], xyz[:, 1], xyz[:, 2] * stretch, c=colors, s=_size(len(rows)) * 0.6, linewidths=0)
-    panel.set_box_aspect([max(extent[0], 1e-9), max(extent[1], 1e-9), max(high * stretch, 0.02 * wide)], zoom=1.25)
-    panel.view_init(elev=22, azim=-60)
+    panel = figure.add_subplot(grid[:, 2], projection="3d")
+    panel.scatter(xyz[:, 0], xyz[:, 1], xyz[:, 2] * stretch, c=colors, s=_size(len(rows)) * 0.5, linewidths=0)
+    panel.set_box_aspect([max(extent[0], 1e-9), max(extent[1], 1e-9), max(high * stretch, 0.02 * wide)], zoom=1.2)
+    panel.view_init(elev=20, azim=-60)
+    panel.invert_yaxis()
     panel.set_axis_off()
-    panel.set_title("from an angle", fontsize=9, loc="left", color=_INK)
+    panel.set_title("from an angle" + note, fontsize=9, loc="left", color=_INK)
     _domain_legend(figure, atlas)
     return figure
 
@@ -219,6 +215,8 @@ def _section_names(atlas: AnnData) -> list[str]:
 
 def _placed_names(atlas: AnnData) -> list[str]:
     placed = set(atlas.obs["slice"][np.asarray(atlas.obs["placed"], bool)].astype(str))
+    if not placed:
+        raise InputError("Expected at least one placed section, found none: there is nothing to show.")
     return [name for name in _section_names(atlas) if name in placed]
 
 
@@ -231,7 +229,7 @@ def _main_rows(atlas: AnnData) -> np.ndarray:
     component = np.asarray(atlas.obs["component"])
     placed = component[component >= 0]
     if len(placed) == 0:
-        raise InputError("Expected at least one placed section, found none: there is nothing to show in 3D.")
+        raise InputError("Expected at least one placed section, found none: there is nothing to show.")
     return component == np.bincount(placed).argmax()
 
 
@@ -259,8 +257,6 @@ def _given(atlas: AnnData, name: str, spatial_key: str) -> np.ndarray:
 
 def _each_section(atlas: AnnData, values: np.ndarray, *, cmap: str, limits: tuple[float, float], label: str) -> Figure:
     names = _placed_names(atlas)
-    if not names:
-        raise InputError("Expected at least one placed section, found none: there is nothing to show.")
     figure, panels = _panels(len(names), columns=min(4, len(names)), size=3.1)
     for name, panel in zip(names, panels, strict=False):
         rows = _rows(atlas, name)
@@ -326,7 +322,7 @@ def _same_limits(panels: Sequence[Any], atlas: AnnData) -> None:
     edge = 0.04 * max((high - low).max(), 1e-9)
     for panel in panels:
         panel.set_xlim(low[0] - edge, high[0] + edge)
-        panel.set_ylim(high[1] + edge, low[1] - edge)
+        panel.set_ylim(high[1] + 4 * edge, low[1] - edge)
         panel.set_aspect("equal")
         _quiet(panel)
         _scale_bar(panel)

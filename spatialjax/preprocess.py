@@ -114,7 +114,7 @@ def shared_embedding(
     xy: Sequence[Float[np.ndarray, "n d"]],
     *,
     kind: str,
-    components: int = 12,
+    components: int = 20,
     rounds: int = 3,
 ) -> list[Float[np.ndarray, "n p"]]:
     """Smoothed joint components of all sections.

@@ -1,7 +1,7 @@
 """Tissues with known truth: a three-dimensional layered tissue, cut into sections that were moved on the slide.
 
-The tissue is a set of smooth functions of (x, y, z): an outline, curved layers and gene programs. Each section draws its
-own spots, its own counts and its own pose, so that no spot of one section is a spot of another.
+The tissue is a set of smooth functions of (x, y, z): an outline, curved layers and gene programs. Each section draws
+its own spots, its own counts and its own pose, so that no spot of one section is a spot of another.
 """
 
 from __future__ import annotations

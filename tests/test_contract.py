@@ -25,7 +25,9 @@ from spatialjax.transforms import Affine, rigid
 NAMES = [(task, name) for task, table in METHODS.items() for name in table]
 CAPACITY, LARGER = 384, 512
 TURN = np.deg2rad(25.0)
-#: Largest error of the angle (degrees) and of the median spot (pitches) on an easy pair: whole sections, 25 degrees.
+#: Poses are the same when no spot moves by more, µm: a hundredth of the pitch, far below any evidence.
+SAME = 1.0
+#: Largest error of the angle (degrees) and of the median spot (pitches): whole sections, 25 degrees.
 FLOORS = {
     ("alignment", "fields"): (3.0, 0.5),
     ("alignment", "paste"): (6.0, 1.0),
@@ -84,23 +86,34 @@ class Case:
 
 @pytest.fixture(scope="module")
 def pairs() -> tuple[list[tuple[Section, Section]], list[Affine]]:
-    """Two pairs of whole sections, the second one of each turned by 25 degrees, and the true maps."""
+    """Two pairs of sections of a tissue without symmetry, the second one turned by 25 degrees; the true maps."""
     members, truths = [], []
     for seed in (3, 11):
         stack = simulate_tissue(
-            jax.random.key(seed), n_sections=2, spots=260, genes=80, rotate=False, mirror_probability=0.0
+            jax.random.key(seed),
+            n_sections=2,
+            spots=480,
+            genes=80,
+            lattice="cells",
+            rotate=False,
+            mirror_probability=0.0,
         )
-        source, target = stack.sections
-        turn = rigid(TURN, np.array([300.0, -200.0]), center=target.xy.mean(0))
-        places = [np.asarray(source.xy, float), turn(np.asarray(target.xy, float))]
-        places = [xy - xy.mean(0) for xy in places]
-        truth = turn.compose(stack.true_pose(0, 1))
-        before, after = np.asarray(source.xy, float).mean(0), turn(np.asarray(target.xy, float)).mean(0)
-        truths.append(Affine(truth.matrix, truth.matrix @ before + truth.shift - after))
-        counts = [section.counts.toarray().astype(np.float32) for section in (source, target)]
-        embeddings = shared_embedding([s.counts.astype(np.float32) for s in (source, target)], places, kind="counts")
-        members.append(tuple(map(Section, counts, embeddings, places)))
+        keep = [asymmetric(section.xyz) for section in stack.sections]
+        counts = [section.counts[k].astype(np.float32) for section, k in zip(stack.sections, keep, strict=True)]
+        source, target = (section.xyz[k, :2] for section, k in zip(stack.sections, keep, strict=True))
+        turn = rigid(TURN, np.zeros(2))
+        places = [source - source.mean(0), turn(target) - turn(target).mean(0)]
+        truths.append(Affine(turn.matrix, turn(source.mean(0)[None])[0] - turn(target).mean(0)))
+        embeddings = shared_embedding(counts, places, kind="counts")
+        dense = [values.toarray() for values in counts]
+        members.append(tuple(map(Section, dense, embeddings, places)))
     return members, truths
+
+
+def asymmetric(xyz: np.ndarray) -> np.ndarray:
+    """Spots of a part of the simulated tissue whose outline is like none of its turned or mirrored images."""
+    x, y = xyz[:, 0] / 1100.0, xyz[:, 1] / 1100.0
+    return (x < 0.6 * y + 0.3) & (y > -0.6)
 
 
 @pytest.fixture(scope="module", params=NAMES, ids="-".join)
@@ -151,7 +164,8 @@ def test_values_are_finite_and_padding_is_empty(case: Case) -> None:
         assert type(result).__name__ == case.card.returns
         evidence = np.asarray(result.evidence)
         used = evidence > -np.inf
-        assert used[0] and np.isfinite(evidence[used]).all() and (np.diff(evidence) <= 0).all()
+        assert used[0] and np.isfinite(evidence[used]).all()
+        assert (evidence[:-1] >= evidence[1:]).all(), "the best pose comes first"
         assert all(np.isfinite(leaf[used]).all() for leaf in arrays(result.poses))
         determinant = np.linalg.det(np.asarray(result.poses.matrix, float)[used])
         np.testing.assert_allclose(np.abs(determinant), 1.0, atol=1e-4)
@@ -192,7 +206,7 @@ def test_padding_changes_nothing_on_real_spots(case: Case) -> None:
     result, (source, target) = case.once()[0].result, case.pairs[0]
     np.testing.assert_allclose(larger.overlap[: size(source)], result.overlap[: size(source)], atol=2e-3)
     assert not np.asarray(larger.overlap)[size(source) :].any()
-    assert displacement(larger.transform, result.transform, source.xy).max() < 0.1
+    assert displacement(larger.transform, result.transform, source.xy).max() < SAME
     np.testing.assert_allclose(larger.objective, result.objective, rtol=1e-3)
     if result.plan is not None:
         real = np.s_[: size(source), : size(target)]
@@ -207,14 +221,10 @@ def test_permuting_the_spots_permutes_the_result(case: Case) -> None:
     member = tuple(s.slice(case.card.expects, order=o) for s, o in zip((source, target), orders, strict=True))
     permuted = run(case.method, jax.random.key(7), [member], how="map")[0].result
     result = case.once()[0].result
-    assert displacement(permuted.transform, result.transform, source.xy).max() < 0.5
+    assert displacement(permuted.transform, result.transform, source.xy).max() < SAME
     np.testing.assert_allclose(
         np.asarray(permuted.overlap)[: size(source)], np.asarray(result.overlap)[orders[0]], atol=0.01
     )
-
-
-class _Stop(Exception):
-    pass
 
 
 def test_an_interrupted_run_resumes_to_the_same_bits(case: Case, tmp_path: Any) -> None:
@@ -223,14 +233,16 @@ def test_an_interrupted_run_resumes_to_the_same_bits(case: Case, tmp_path: Any) 
     data, key = method.prepare(*slices), jax.random.key(9)
     options = {"max_steps": method.max_steps, "checkpoint": tmp_path / "run"}
     whole = fit(method.algorithm, key, data, max_steps=method.max_steps)
+    reports: list[int] = []
 
     def stop(report: Any) -> None:
         if report.steps > 0:
-            raise _Stop
+            raise KeyboardInterrupt
 
-    with pytest.raises(_Stop):
+    with pytest.raises(KeyboardInterrupt):
         fit(method.algorithm, key, data, chunk=1, progress=stop, **options)
-    resumed = fit(method.algorithm, key, data, chunk=3, resume=True, **options)
+    resumed = fit(method.algorithm, key, data, chunk=3, progress=lambda report: reports.append(report.steps), **options)
+    assert min(reports, default=1) > 0, "the run began again instead of being taken up"
     assert resumed.steps == whole.steps and resumed.status == whole.status
     assert same_bits(resumed.result, whole.result)
     assert same_bits(resumed.history, whole.history)

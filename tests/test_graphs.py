@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jraph
 import numpy as np
 import pytest
 
@@ -133,6 +134,18 @@ def test_spacing_of_lattices_random_points_and_one_spot(rng):
     assert graphs.spacing(np.array([[0.0, 0], [7, 0]])).nearest == 7.0
 
 
+def test_permuting_the_spots_permutes_the_neighbours(rng):
+    xy = rng.uniform(0, 1000, (80, 2))
+    order = rng.permutation(80)
+    for build in (
+        lambda xy: graphs.knn(xy, 5, symmetric=True),
+        lambda xy: graphs.radius(xy, 150.0),
+        graphs.delaunay,
+    ):
+        expected = {(a, b) for a, b in pairs_of(build(xy))}
+        assert {(int(order[a]), int(order[b])) for a, b in pairs_of(build(xy[order]))} == expected
+
+
 @pytest.mark.parametrize("xy", [np.zeros((0, 2)), np.zeros(4), np.array([[0.0, np.nan]])])
 def test_bad_coordinates_are_refused_with_one_message(xy):
     with pytest.raises(ValueError, match="Expected"):
@@ -152,6 +165,8 @@ def test_graphs_tuple_sums_the_neighbours_and_padding_touches_no_real_spot(rng, 
     assert real == int(table.weight.sum()) < 40
     assert (graph.senders[real:] == capacity - 1).all() and (graph.receivers[real:] == capacity - 1).all()
     assert graph.n_node.tolist() == [10, capacity - 10] and int(graph.n_edge.sum()) == 4 * capacity
+    assert int(jraph.get_number_of_padding_with_graphs_nodes(graph)) == capacity - 10
+    assert jraph.get_edge_padding_mask(graph).tolist() == [place < real for place in range(4 * capacity)]
     offset = xy[graph.senders[:real]] - xy[graph.receivers[:real]]
     np.testing.assert_allclose(graph.edges["offset"][:real], offset, atol=1e-5)
 

@@ -1,10 +1,12 @@
-"""Pages made from the package at build time: methods from their cards, options from the command line, references.
+"""Pages made from the package at build time: methods from their cards, options, references, one page a namespace.
 
 Run before Sphinx reads the sources. A file is written only where its text has changed, so that a second build is quick.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +29,9 @@ def setup(app: Any) -> dict[str, Any]:
 
 
 def write_pages(folder: Path) -> None:
-    """Write ``methods.md``, ``references.md`` and ``generated/options.md`` into the folder of the sources."""
+    """Write the pages that are made from the package into the folder of the sources."""
     pages = {"methods.md": methods_page(), "references.md": references_page(), "generated/options.md": options_page()}
+    pages |= {f"api/generated/{name}.rst": text for name, text in api_pages().items()}
     for name, text in pages.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
@@ -40,6 +43,50 @@ def skip_noise(_app: Any, _what: str, name: str, obj: Any, _skip: bool, _options
     """Leave out what every pytree and named tuple has."""
     document = getattr(obj, "__doc__", None) or ""
     return True if name == "replace" or document.startswith("Alias for field number") else None
+
+
+def api_pages() -> dict[str, str]:
+    """A page for each module that ``api/index.md`` lists; a name that two modules offer stands in the first."""
+    listed = re.findall(
+        r"^generated/(spatialjax\.[\w.]+)$", (HERE / "api" / "index.md").read_text(encoding="utf-8"), re.M
+    )
+    seen: set[int] = set()
+    return {name: api_page(importlib.import_module(name), seen) for name in listed}
+
+
+def api_page(module: Any, seen: set[int]) -> str:
+    """Docstring of a module, a table of its public functions and types, and each of them in full."""
+    members = [(name, obj) for name, obj in public_members(module) if id(obj) not in seen]
+    seen.update(id(obj) for _, obj in members)
+    functions = [name for name, obj in members if not inspect.isclass(obj)]
+    types = [name for name, obj in members if inspect.isclass(obj)]
+    name = module.__name__
+    lines = [
+        name,
+        "=" * len(name),
+        "",
+        f".. automodule:: {name}",
+        "   :no-members:",
+        "",
+        f".. currentmodule:: {name}",
+        "",
+    ]
+    for title, group in (("Functions", functions), ("Types", types)):
+        if group:
+            lines += [f".. rubric:: {title}", "", ".. autosummary::", "   :nosignatures:", ""]
+            lines += [f"   {member}" for member in group] + [""]
+    lines += [line for member in functions for line in (f".. autofunction:: {member}", "")]
+    lines += [line for member in types for line in (f".. autoclass:: {member}", "   :members:", "")]
+    return "\n".join(lines)
+
+
+def public_members(module: Any) -> list[tuple[str, Any]]:
+    """Functions and classes of a module: those in ``__all__``, or those that it defines, in the order of the source."""
+    names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
+    found = [(name, getattr(module, name)) for name in names]
+    callables = [(name, obj) for name, obj in found if inspect.isclass(obj) or inspect.isroutine(inspect.unwrap(obj))]
+    own = module.__name__ if not hasattr(module, "__all__") else "spatialjax"
+    return [(name, obj) for name, obj in callables if obj.__module__.startswith(own)]
 
 
 def cell(text: Any) -> str:
@@ -126,13 +173,15 @@ def references_page() -> str:
     ]
     entries = read_bibtex((HERE / "references.bib").read_text(encoding="utf-8"))
     for key, fields in sorted(entries, key=lambda entry: (entry[1]["author"], entry[1]["year"])):
-        where = fields.get("journal") or fields.get("booktitle") or fields.get("publisher", "")
-        numbers = fields.get("volume", "") + (f"({fields['number']})" if "number" in fields else "")
-        pages = f", {fields['pages'].replace('--', '–')}" if "pages" in fields else ""
-        link = f" [doi:{fields['doi']}](https://doi.org/{fields['doi']})" if "doi" in fields else ""
+        where = fields.get("journal") or fields.get("booktitle")
+        volume = fields.get("volume", "") + (f"({fields['number']})" if "number" in fields else "")
+        place = ", ".join(
+            part for part in (f"*{where}* {volume}".strip() if where else "", fields.get("pages")) if part
+        )
+        link = f"[doi:{fields['doi']}](https://doi.org/{fields['doi']})" if "doi" in fields else ""
         authors = fields["author"].replace(" and ", "; ")
-        lines += [f"({key})=", ""]
-        lines += [f"`{key}`\n: {authors} ({fields['year']}). {fields['title']}. *{where}* {numbers}{pages}.{link}", ""]
+        text = [f"{authors} ({fields['year']}).", f"{fields['title']}.", f"{place}." if place else "", link]
+        lines += [f"({key})=", "", f"`{key}`", ": " + " ".join(part for part in text if part), ""]
     return "\n".join(lines)
 
 

@@ -12,9 +12,12 @@ from jaxtyping import Float, Int
 
 from spatialjax.atlas.steps import Placed, neighbours_in_frame
 from spatialjax.graphs import adjacency, cross_slice, knn
+from spatialjax.registration.pairs import MIXED_SPOTS
 
 #: Spots that the mixture is fitted on at the most; the others are assigned afterwards.
 MAX_FITTED = 20_000
+#: Spots that the number of domains is chosen on at the most.
+MAX_TRIED = 4_000
 #: Numbers of domains that are tried where none is given.
 TRIED = tuple(range(2, 16))
 
@@ -114,20 +117,28 @@ def find_domains(
     mean = sp.diags(1.0 / np.asarray(mean.sum(1)).ravel()) @ mean
     for _ in range(rounds):
         values = mean @ values
-    scale = values.std()
-    values = values / scale if scale > 0 else values
-    chosen = np.sort(rng.choice(total, MAX_FITTED, replace=False)) if total > MAX_FITTED else np.arange(total)
+    scale = values.std(0).max()
+    if scale <= 1e-9 * np.abs(values).max() or number == 1:
+        return Domains(np.zeros(total, int), np.ones(total), 1, {})
+    values = (values - values.mean(0)) / scale
+    chosen = values[_some(total, MAX_FITTED, rng)]
     seed = int(rng.integers(2**31 - 1))
-    pooled = 1.0 + graph.nnz / total
+    # The shared features mix so many spots in three rounds in the plane; the rounds here go on, over more neighbours.
+    pooled = MIXED_SPOTS * (3 + rounds) / 3 * (1.0 + graph.nnz / total) / 7.0
     criterion: dict[int, float] = {}
     if number is None:
-        number, criterion = _choose(values[chosen], seed=seed, independent=max(total / pooled, 2.0))
-    number = min(number, len(np.unique(values[chosen], axis=0)))
-    model = _mixture(values[chosen], number, seed=seed, starts=3)
+        tried = chosen[_some(len(chosen), MAX_TRIED, rng)]
+        number, criterion = _choose(tried, seed=seed, independent=max(total / pooled, 2.0))
+    number = min(number, len(np.unique(chosen, axis=0)))
+    model = _mixture(chosen, number, seed=seed, starts=3)
     share = model.predict_proba(values)
     order = np.argsort(-np.bincount(share.argmax(1), minlength=number), kind="stable")
     share = share[:, order]
     return Domains(share.argmax(1), share.max(1), number, criterion)
+
+
+def _some(total: int, most: int, rng: np.random.Generator) -> Int[np.ndarray, " m"]:
+    return np.sort(rng.choice(total, most, replace=False)) if total > most else np.arange(total)
 
 
 def _choose(values: Float[np.ndarray, "n p"], *, seed: int, independent: float) -> tuple[int, dict[int, float]]:
@@ -152,11 +163,14 @@ def _mixture(values: Float[np.ndarray, "n p"], number: int, *, seed: int, starts
 
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
 
     model = GaussianMixture(
         number, covariance_type="tied", n_init=starts, max_iter=100, tol=1e-3, reg_covar=1e-4, random_state=seed
     )
-    with warnings.catch_warnings():
+    # Threads would wait for each other on matrices this small (fifty times longer on a busy machine); one thread also gives
+    # the same bits whatever their number.
+    with warnings.catch_warnings(), threadpool_limits(1):
         # A hundred rounds settle the labels; the last digits of the likelihood do not matter here.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(values)

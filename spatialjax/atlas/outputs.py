@@ -117,8 +117,8 @@ def run_card(
             "units_source": p.units_source,
             "matrix": p.transform.matrix.tolist(),
             "shift_um": p.transform.shift.tolist(),
-            "angle_deg": float(np.degrees(p.transform.angle)),
-            "mirrored": bool(p.transform.mirrored),
+            "angle_deg": p.angle_deg,
+            "mirrored": p.mirrored,
             "matrix_from_units": p.from_units.matrix.tolist(),
         }
         for p in result.transforms.values()

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from spatialjax.atlas.reconstruction import Options
-from spatialjax.atlas.steps import pairs_of
-from spatialjax.slices import bucket
+from spatialjax.atlas.steps import pairs_of, shared_capacities
 
 #: Measured on two CPU cores: seconds to start and compile, for a pair, and for 1,000 spots; with the default method.
 _START, _COMPILE, _PAIR, _THOUSAND = 6.0, 12.0, 1.0, 0.6
@@ -49,7 +48,7 @@ def preview(stack: Any, options: Options) -> dict[str, Any]:
         "anchor": options.anchor or f"{stack.names[0]} if the evidence places it",
         "reflection": options.reflection,
         "pairs": pairs,
-        "sizes": sorted({bucket(len(section.xy)) for section in stack.sections}),
+        "capacities": sorted(set(shared_capacities([len(section.xy) for section in stack.sections]))),
         "estimate": estimate(stack),
     }
 
@@ -57,7 +56,7 @@ def preview(stack: Any, options: Options) -> dict[str, Any]:
 def estimate(stack: Any) -> dict[str, float]:
     """Rough time (seconds, two CPU cores, first run of these sizes) and memory (MB) of the default method."""
     cells = [len(section.xy) for section in stack.sections]
-    capacities = {bucket(n) for n in cells}
+    capacities = set(shared_capacities(cells))
     pairs = pairs_of(len(cells))
     work = sum(_PAIR + _THOUSAND * (cells[a] + cells[b]) / 1000 for a, b in pairs)
     stored = sum(_bytes(section.values) for section in stack.sections)

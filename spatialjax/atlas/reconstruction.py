@@ -122,6 +122,16 @@ class Placement:
     um_per_unit: float
     units_source: str
 
+    @property
+    def angle_deg(self) -> float:
+        """Rotation, degrees counter-clockwise, of a mirrored section after ``y -> -y``; NaN where not placed."""
+        return float(np.degrees(self.transform.angle)) if self.placed else float("nan")
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the section was turned over; False where not placed."""
+        return self.placed and bool(self.transform.mirrored)
+
     def apply(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
         """Places in the atlas (µm) of points in the units of the file, e.g. corners of an image or transcripts."""
         points = np.asarray(points, np.float64)

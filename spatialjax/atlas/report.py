@@ -159,8 +159,8 @@ def _sections_table(result: Reconstruction) -> str:
             f"{int(count[p.name]):,}",
             f"{p.z:g}",
             "yes" if p.placed else "no",
-            _signed(np.degrees(p.transform.angle)) + "°" if p.placed else "–",
-            ("yes" if p.transform.mirrored else "no") if p.placed else "–",
+            _signed(p.angle_deg) + "°" if p.placed else "–",
+            ("yes" if p.mirrored else "no") if p.placed else "–",
             p.anchor or "–",
             f"{p.um_per_unit:.6g}",
             p.units_source,
@@ -294,7 +294,7 @@ def _picture(draw: Callable[[], Figure], caption: str, alternative: str) -> str:
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
+    return "–" if value is None or not np.isfinite(value) else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def _signed(value: float) -> str:

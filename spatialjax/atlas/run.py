@@ -62,11 +62,12 @@ def reconstruct_stack(
     with watch.step("couplings", "soft matches and their similarity"):
         matches = steps.couple(stack, prepared, placed)
         rows = quality.similarity(stack, prepared, placed, couplings=matches, key=jax.random.fold_in(key, 3))
-        order = check_order(quality.similarity_of_pairs(results), np.array([s.z for s in stack.sections]))
+        order = check_order(quality.similarity_of_pairs(results), np.array([s.z for s in stack.sections]), names=names)
     with watch.step("atlas", "cells back in input order"):
         placements = _placements(stack, placed, graph)
         pair_rows = _pair_rows(names, results, graph)
         metrics = _metrics(names, rows, graph, found)
+        metrics["order"] = [asdict(finding) for finding in order]
         notes = [*stack.messages, *_warnings(placements, results, names)]
         values = assemble.PerCell(placed.xyz, overlap, found.labels, found.confidence, placed.placed, placed.component)
         atlas, renamed = assemble.assemble(stack, values, layout=layout)

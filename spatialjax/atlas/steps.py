@@ -16,7 +16,7 @@ from spatialjax.preprocess import log_normalize, shared_embedding
 from spatialjax.registration import null_evidence, score_poses
 from spatialjax.registration.coupling import soft_matches
 from spatialjax.registration.pose_graph import PoseEdge, PoseGraph, solve_pose_graph
-from spatialjax.slices import Slice, make_slice
+from spatialjax.slices import Slice, bucket, make_slice
 from spatialjax.transforms import Affine
 
 
@@ -123,13 +123,23 @@ def prepare(stack: Any, *, method: str) -> Prepared:
     embeddings = shared_embedding(values, xy, kind=stack.kind)
     centers = np.stack([p.mean(0) for p in xy])
     centered = [p - c for p, c in zip(xy, centers, strict=True)]
-    slices = [make_slice(e, p) for e, p in zip(embeddings, centered, strict=True)]
+    sizes = shared_capacities([len(p) for p in xy])
+    slices = [make_slice(e, p, capacity=c) for e, p, c in zip(embeddings, centered, sizes, strict=True)]
     expects = CARDS["alignment"][method].expects
     inputs = slices
     if expects in ("counts", "log1p"):
         dense = [_dense(v if expects == "counts" or stack.kind != "counts" else log_normalize(v)) for v in values]
-        inputs = [make_slice(d, p) for d, p in zip(dense, centered, strict=True)]
+        inputs = [make_slice(d, p, capacity=c) for d, p, c in zip(dense, centered, sizes, strict=True)]
     return Prepared(tuple(embeddings), tuple(slices), tuple(inputs), centers)
+
+
+def shared_capacities(sizes: Sequence[int]) -> list[int]:
+    """Capacities for the sections of a stack, few of them: that of the largest section where it at most doubles another.
+
+    Compiling for one more pair of sizes takes longer than the padding costs.
+    """
+    own = [bucket(size) for size in sizes]
+    return [max(own) if max(own) <= 2 * capacity else capacity for capacity in own]
 
 
 def pairs_of(number: int, *, reach: int = 2) -> list[tuple[int, int]]:

@@ -94,17 +94,18 @@ def open_sections(
         raise InputError(too_few(parts, at_least))
     messages = check_cells(parts)
     placed = [read_coordinates(part.adata, spatial_key=spatial_key, name=part.name) for part in parts]
-    for part, (xy, _) in zip(parts, placed, strict=True):
+    xys, thirds = [xy for xy, _ in placed], [depth for _, depth in placed]
+    for part, xy in zip(parts, xys, strict=True):
         cells = np.asarray(part.adata.obs_names, dtype=str)
         messages += _present(check_distinct(xy, cells=cells, name=part.name, duplicates=duplicates))
-    steps = [_steps(part, xy) for part, (xy, _) in zip(parts, placed, strict=True)]
+    steps = [_steps(part, xy) for part, xy in zip(parts, xys, strict=True)]
     asked = unit.from_user(units, pitch, steps)
-    known = _metadata(parts, [xy for xy, _ in placed], spatial_key, needed=asked is None)
+    known = _metadata(parts, xys, spatial_key, needed=asked is None)
     scales = _complete(parts, known, steps) if asked is None else [asked] * len(parts)
     messages += _unit_messages(parts, scales) + _overruled(parts, known, asked)
-    depths, depth_messages = _depths(parts, [depth for _, depth in placed], scales, z=z, gap=gap)
+    depths, depth_messages = _depths(parts, thirds, scales, z=z, gap=gap)
     messages += depth_messages
-    for part, (xy, _), scale in zip(parts, placed, scales, strict=True):
+    for part, xy, scale in zip(parts, xys, scales, strict=True):
         checks.representable_extent(xy * scale.um_per_unit, where=f"section {part.name!r}")
     pitches = [float(np.median(step)) * scale.um_per_unit for step, scale in zip(steps, scales, strict=True)]
     messages += _unusual(pitches)
@@ -116,7 +117,7 @@ def open_sections(
     sections = []
     for i in np.argsort(depths, kind="stable"):
         messages += _empty_cells(parts[i].name, features.values[i], features.kind)
-        sections.append(_section(parts[i], placed[i][0], depths[i], features.values[i], scales[i], pitches[i]))
+        sections.append(_section(parts[i], xys[i], depths[i], features.values[i], scales[i], pitches[i]))
     return SectionStack(tuple(sections), features.kind, features.names, messages)
 
 
@@ -221,7 +222,7 @@ def _depths(
     if gap is None and len(parts) == 1:
         return [0.0], []
     step = DEFAULT_GAP if gap is None else checks.positive(gap, "gap= (--gap), µm between neighbouring sections,")
-    how = "is assumed, because none was given: set gap= (--gap) or z= (--z)" if gap is None else "as given"
+    how = "assumed because none was given: set gap= (--gap) or z= (--z)" if gap is None else "as given"
     return [i * step for i in range(len(parts))], [f"Gap between neighbouring sections: {step:g} µm, {how}."]
 
 

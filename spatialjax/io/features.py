@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from spatialjax.checks import InputError, counts_hint, listed, nearest, value_kind
 from spatialjax.io.genes import shared_genes
-from spatialjax.io.matrices import in_memory, take, to_csr
+from spatialjax.io.matrices import in_memory, layers_of, take, to_csr
 from spatialjax.io.split import label_text
 
 #: What the features of a stack are.
@@ -85,20 +85,20 @@ def _expression(adatas: Sequence[Any], names: Sequence[str], layer: str | None) 
     genes = shared_genes(adatas, names)
     values = []
     for adata, name in zip(adatas, names, strict=True):
-        if layer is not None and layer not in adata.layers:
+        layers = layers_of(adata)
+        if layer is not None and layer not in layers:
             raise InputError(
-                f"Expected layer {layer!r} in section {name!r}, found the layers "
-                f"{listed(adata.layers.keys(), limit=8)}."
+                f"Expected layer {layer!r} in section {name!r}, found the layers {listed(layers, limit=8)}."
             )
-        matrix = adata.X if layer is None else adata.layers[layer]
+        matrix = adata.X if layer is None else layers[layer]
         where = f"{'X' if layer is None else f'layer {layer!r}'} of section {name!r}"
         if matrix is None:
             raise InputError(
                 f"Expected values in {where}, found none. Give layer= (--layer), one of "
-                f"{listed(adata.layers.keys(), limit=8)}, or feature_key= (--feature-key)."
+                f"{listed(layers, limit=8)}, or feature_key= (--feature-key)."
             )
         values.append(take(to_csr(matrix, where=where), columns=adata.var_names.get_indexer(genes)))
-    kind = _common_kind(adatas, names, values, layer)
+    kind = _common_kind(adatas, names, values)
     messages = [f"{len(genes)} genes are shared by all sections; values of kind {kind!r}."]
     smallest = min(adata.n_vars for adata in adatas)
     if len(genes) < 0.5 * smallest:
@@ -106,18 +106,23 @@ def _expression(adatas: Sequence[Any], names: Sequence[str], layer: str | None) 
     size = sum(v.shape[0] * v.shape[1] for v in values)
     if kind == "float" and sum(v.nnz for v in values) > 0.5 * size:
         values = [v.toarray() for v in values]
+    if kind == "float":
+        messages += _own_components(values, names)
     return Features(values, kind, genes, messages)
 
 
-def _common_kind(adatas: Sequence[Any], names: Sequence[str], values: Sequence[Any], layer: str | None) -> Kind:
+def _common_kind(adatas: Sequence[Any], names: Sequence[str], values: Sequence[Any]) -> Kind:
     kinds = [value_kind(v) for v in values]
+    seen = {kind for kind, v in zip(kinds, values, strict=True) if v.nnz}
+    if len(seen) == 1:
+        return seen.pop()
     if "counts" in kinds and set(kinds) != {"counts"}:
         other = next(i for i, kind in enumerate(kinds) if kind != "counts")
         counts = kinds.index("counts")
-        layers = {key: to_csr(m, where=f"layer {key!r}") for key, m in adatas[other].layers.items() if key != layer}
+        layers = {key: to_csr(m, where=f"layer {key!r}") for key, m in layers_of(adatas[other]).items()}
         held = [key for key, matrix in layers.items() if value_kind(matrix) == "counts"]
-        if held and not all(held[0] in adata.layers for adata in adatas):
-            hint = f"Layer {held[0]!r} of {names[other]!r} holds counts: set its X to them, or add the layer everywhere."
+        if held and not all(held[0] in layers_of(adata) for adata in adatas):
+            hint = f"Layer {held[0]!r} of {names[other]!r} holds counts: set its X to them, or give all that layer."
         else:
             hint = counts_hint(layers)
         raise InputError(
@@ -141,7 +146,27 @@ def _embedding(adatas: Sequence[Any], names: Sequence[str], key: str) -> Feature
             f"{widths[high]} in {names[high]!r}. Compute one embedding of all sections together."
         )
     columns = np.array([f"{key}{i}" for i in range(widths[0])], dtype=str)
-    return Features(values, "embedding", columns, [f"Features: obsm[{key!r}], {widths[0]} components."])
+    messages = [f"Features: obsm[{key!r}], {widths[0]} components.", *_own_components(values, names)]
+    return Features(values, "embedding", columns, messages)
+
+
+def _own_components(values: Sequence[Any], names: Sequence[str]) -> list[str]:
+    """Say it where the columns are principal components that each section has for itself."""
+    own = []
+    for matrix, name in zip(values, names, strict=True):
+        if sp.issparse(matrix) or matrix.shape[1] < 3 or len(matrix) <= matrix.shape[1]:
+            continue
+        covariance = np.cov(matrix.astype(np.float64), rowvar=False)
+        scale = np.sqrt(np.maximum(np.diag(covariance), np.finfo(float).tiny))
+        correlation = np.abs(covariance / scale[:, None] / scale)[~np.eye(len(scale), dtype=bool)]
+        if correlation.max() < 1e-3:
+            own.append(name)
+    if len(own) < 2:
+        return []
+    return [
+        f"The features of {listed(own)} are uncorrelated within each section, as principal components of one section "
+        "alone are: such components do not correspond between sections. Compute them of all sections together."
+    ]
 
 
 def _categories(adatas: Sequence[Any], names: Sequence[str], key: str) -> Features:

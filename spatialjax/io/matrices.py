@@ -46,6 +46,11 @@ def to_csr(matrix: Any, *, where: str) -> sp.csr_matrix:
     return _narrow(out)
 
 
+def layers_of(adata: Any) -> dict[str, Any]:
+    """The layers by name; newer AnnData also lists ``X`` there, without a name."""
+    return {name: adata.layers[name] for name in adata.layers if name is not None}
+
+
 def in_memory(matrix: Any) -> Any:
     """``matrix`` as a numpy array or a scipy sparse matrix, read or computed where it is not in memory yet."""
     for method in ("to_memory", "compute"):

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from spatialjax import checks
 from spatialjax.io.features import Kind
-from spatialjax.io.matrices import to_csr
+from spatialjax.io.matrices import layers_of, to_csr
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -120,6 +120,6 @@ class SectionStack:
                 "feature_key= (--feature-key) out."
             )
         for section in self.sections:
-            layers = {} if self.kind == "counts" else section.adata.layers
+            layers = {} if self.kind == "counts" else layers_of(section.adata)
             matrices = {key: to_csr(matrix, where=f"layer {key!r}") for key, matrix in layers.items()}
             checks.require_counts(section.values, what=what, layers=matrices)

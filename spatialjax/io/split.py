@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,8 @@ def split(adatas: list[Any], names: Sequence[str] | None, slice_key: str | None)
     names
         Names of the sections; with ``slice_key`` its values, in the order of the tissue.
     slice_key
-        Column of ``obs`` that tells sections apart; one section an object where it is None.
+        Column of ``obs`` that tells sections apart; one section an object where it is None. Where two objects have the
+        same value, the name of the object goes before it.
 
     Raises
     ------
@@ -74,6 +75,8 @@ def split(adatas: list[Any], names: Sequence[str] | None, slice_key: str | None)
         parts = [Part(str(n), a, i, np.arange(a.n_obs)) for i, (n, a) in enumerate(zip(given, adatas, strict=True))]
     else:
         parts = [part for i, adata in enumerate(adatas) for part in split_by(adata, slice_key, source=i)]
+        if len({part.name for part in parts}) < len(parts) and len(adatas) > 1:
+            parts = [replace(part, name=f"{_own_name(adatas[part.source], part.source)} {part.name}") for part in parts]
     checks.unique_names(
         [part.name for part in parts],
         what="section names",

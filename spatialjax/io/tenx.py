@@ -92,7 +92,7 @@ def _read_folder(folder: Path) -> tuple[sp.csr_matrix, np.ndarray, np.ndarray, n
         need(folder, "barcodes", "barcodes.tsv.gz", "barcodes.tsv"), sep="\t", header=None, dtype=str
     )
     types = features[2].to_numpy(str) if features.shape[1] > 2 else np.full(len(features), "Gene Expression")
-    counts = sp.csr_matrix(mmread(matrix).T)
+    counts = sp.csr_matrix(mmread(matrix, spmatrix=False).T)
     return counts, barcodes[0].to_numpy(str), features[0].to_numpy(str), features[1].to_numpy(str), types
 
 

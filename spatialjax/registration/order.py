@@ -18,6 +18,8 @@ from jaxtyping import Float
 _NOISE_SD, _NOISE_WEIGHT = 0.02, 4.0
 #: Standard deviation of the quality of sections in units of the noise.
 _QUALITY = (0.0, 1.0, 2.0, 4.0)
+#: At an end of the stack a poor section looks like a swap, elsewhere its quality cancels: nats taken there.
+_END_PENALTY = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +145,10 @@ def _alternatives(data: _Ladder) -> Iterator[_Alternative]:
             z = data.z.copy()
             z[[first, second]] = z[[second, first]]
             swapped = data._replace(z=z)
-            yield _Alternative("swap", place, _log_likelihood(swapped, swapped.distance) - stated, 1.0, swapped)
+            evidence = _log_likelihood(swapped, swapped.distance) - stated
+            if {int(first), int(second)} & {int(order[0]), int(order[-1])}:
+                evidence -= _END_PENALTY
+            yield _Alternative("swap", place, evidence, 1.0, swapped)
         gap = data.z[second] - data.z[first]
         beyond = data.z >= data.z[second]
         across = beyond[data.pairs[:, 0]] != beyond[data.pairs[:, 1]]

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from spatialjax.registration.pose_search import Link, Rigid, alternate, beam_search, invert, residual, then
+from spatialjax.registration.pose_search import Link, Rigid, alternate, beam_search, distinct, invert, residual, then
 from spatialjax.transforms import Affine
 
 Reflection = Literal["auto", "never", "allow"]
@@ -216,7 +216,7 @@ def _link(edge: PoseEdge, n_sections: int, *, margin: float, floor: np.ndarray, 
     order = order[gain[order] > 0]
     gain, rows = gain[order], rows[order]
     _check_supported(edge, matrix[rows], precision[rows], [evidence[rows], shift[rows], center[rows]])
-    return Link(
+    link = Link(
         source=edge.source,
         target=edge.target,
         rows=rows,
@@ -227,6 +227,7 @@ def _link(edge: PoseEdge, n_sections: int, *, margin: float, floor: np.ndarray, 
         gain=gain,
         precision=_with_floor(precision[rows], floor),
     )
+    return distinct(link)
 
 
 def _arrays(edge: PoseEdge) -> list[np.ndarray]:

@@ -107,6 +107,24 @@ def residual(link: Link, relative: Rigid) -> Float[np.ndarray, "k 3"]:
     return np.where((link.mirrored == relative.mirrored)[:, None], values, np.inf)
 
 
+def distances(link: Link, relative: Rigid) -> Float[np.ndarray, "k"]:
+    """Squared residual of each hypothesis in standard deviations; infinite for the other parity."""
+    values = residual(link, relative)
+    fits = np.isfinite(values).all(1)
+    values = np.where(fits[:, None], values, 0.0)
+    return np.where(fits, np.einsum("ka,kab,kb->k", values, link.precision, values), np.inf)
+
+
+def distinct(link: Link, *, apart: float = 0.3) -> Link:
+    """The hypotheses that lie at least ``apart`` standard deviations from every better one."""
+    kept: list[int] = []
+    for pick in range(len(link.rows)):
+        if not (distances(link, link.hypothesis(pick))[kept] < apart**2).any():
+            kept.append(pick)
+    fields = ("rows", "angle", "mirrored", "shift", "center", "gain", "precision")
+    return dataclasses.replace(link, **{name: getattr(link, name)[kept] for name in fields})
+
+
 def choose(link: Link, relative: Rigid, *, gate: float, slack: float = 1.0) -> tuple[int, float]:
     """The hypothesis that serves best given the map source -> target, and its score; (-1, 0) where none is worth it.
 
@@ -121,11 +139,8 @@ def choose(link: Link, relative: Rigid, *, gate: float, slack: float = 1.0) -> t
     slack
         Factor on the covariance.
     """
-    values = residual(link, relative)
-    fits = np.isfinite(values).all(1)
-    values = np.where(fits[:, None], values, 0.0)
-    squared = np.einsum("ka,kab,kb->k", values, link.precision, values) / slack
-    score = np.where(fits & (squared <= gate**2), link.gain - 0.5 * squared, -np.inf)
+    squared = distances(link, relative) / slack
+    score = np.where(squared <= gate**2, link.gain - 0.5 * squared, -np.inf)
     pick = int(np.argmax(score)) if len(score) else -1
     return (pick, float(score[pick])) if pick >= 0 and score[pick] > 0 else (-1, 0.0)
 
@@ -134,7 +149,9 @@ def beam_search(links: Sequence[Link], *, root: int, width: int, gate: float) ->
     """Place the sections that links join to ``root``, one by one, over all hypotheses; the best solutions first.
 
     Sections follow in the order in which the strongest links reach them. Each new section is tried at every place that
-    a hypothesis of a link to a placed section gives it; all its links to placed sections then vote.
+    a hypothesis of a link to a placed section gives it; all its links to placed sections then vote. Of the solutions
+    that agree about the border, the sections that later ones link to, only the best is kept, so that a chain is
+    searched as by dynamic programming.
 
     Parameters
     ----------
@@ -148,14 +165,14 @@ def beam_search(links: Sequence[Link], *, root: int, width: int, gate: float) ->
         See ``choose``.
     """
     solutions = [Solution({root: IDENTITY}, {}, 0.0)]
-    for section, joined in _order(links, root):
+    for section, joined, border in _order(links, root):
         candidates: dict[tuple, Solution] = {}
         for solution in solutions:
             for place in _places(solution, section, [links[number] for number in joined]):
                 poses = {**solution.poses, section: place}
                 found = _vote(links, poses, joined, gate=gate, slack=_SLACK)
                 chosen, score = {**solution.chosen, **found.chosen}, solution.score + found.score
-                key = tuple(sorted(chosen.items()))
+                key = tuple(chosen.get(number, -1) for number in border)
                 if key not in candidates or score > candidates[key].score:
                     candidates[key] = Solution(poses, chosen, score)
         kept = sorted(candidates.values(), key=lambda s: -s.score)[:width]
@@ -289,22 +306,25 @@ def _places(solution: Solution, section: int, links: Sequence[Link]) -> Iterator
                 yield then(invert(step), solution.poses[link.source])
 
 
-def _order(links: Sequence[Link], root: int) -> Iterator[tuple[int, list[int]]]:
-    """Sections as the strongest links reach them from the root, each with its links to earlier ones."""
-    placed = {root}
+def _order(links: Sequence[Link], root: int) -> Iterator[tuple[int, list[int], list[int]]]:
+    """Sections as the most and strongest links reach them from the root.
+
+    Each comes with its links to earlier ones, and with all links between placed sections that touch it or a section
+    with a link to a later one.
+    """
+    numbers, placed = [number for number, link in enumerate(links) if len(link.rows)], {root}
+    ends = {number: {links[number].source, links[number].target} for number in numbers}
     while True:
-        border = [link for link in links if len(link.rows) and (link.source in placed) != (link.target in placed)]
-        if not border:
+        reach: dict[int, list[int]] = {}
+        for number in numbers:
+            for section in ends[number] - placed if ends[number] & placed else ():
+                reach.setdefault(section, []).append(number)
+        if not reach:
             return
-        strongest = max(border, key=lambda link: link.gain.max())
-        section = strongest.target if strongest.source in placed else strongest.source
-        joined = [
-            number
-            for number, link in enumerate(links)
-            if {link.source, link.target} - placed == {section} and len(link.rows) and link.source != link.target
-        ]
+        section = max(reach, key=lambda s: (len(reach[s]), max(links[n].gain[0] for n in reach[s])))
         placed.add(section)
-        yield section, joined
+        edge = {section}.union(*(ends[number] & placed for number in numbers if ends[number] - placed))
+        yield section, reach[section], [n for n in numbers if ends[n] <= placed and ends[n] & edge]
 
 
 def _connects(links: Sequence[Link], solution: Solution) -> bool:

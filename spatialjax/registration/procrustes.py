@@ -55,31 +55,31 @@ def procrustes(
     total = rows.sum()
     total = xp.where(total > 0, total, xp.ones_like(total))
     center_x, center_y = rows @ x / total, columns @ y / total
-    x, y = x - center_x, y - center_y
+    x, y = x - center_x[None, :], y - center_y[None, :]
     matched = plan @ y if plan.ndim == 2 else plan[:, None] * y
     left, _, right = xp.linalg.svd(matched.T @ x / total, full_matrices=False)
     sign = xp.where(xp.asarray(mirrored), -1.0, 1.0).astype(x.dtype)
     last = sign * xp.sign(xp.linalg.det(left @ right))
     scale = xp.concatenate([xp.ones(x.shape[1] - 1, x.dtype), last[None]])
-    matrix = (left * scale) @ right
+    matrix = (left * scale[None, :]) @ right
     return Affine(matrix, center_y - matrix @ center_x)
 
 
 def residual(
-    pose: Affine, x: Float[Array, "n d"], y: Float[Array, "m d"], plan: Float[Array, "n ..."]
+    x: Float[Array, "n d"], y: Float[Array, "m d"], plan: Float[Array, "n ..."], *, pose: Affine
 ) -> Float[Array, ""]:
     """Root of the weighted mean squared distance between matched places after ``pose``, µm.
 
     Parameters
     ----------
-    pose
-        Map from the frame of ``x`` to the frame of ``y``.
     x, y, plan
         As for ``procrustes``.
+    pose
+        Map from the frame of ``x`` to the frame of ``y``.
     """
     _check(x, y, plan)
     xp = _namespace(x, y, plan)
-    moved, total = pose(x), plan.sum()
+    moved, total = x @ pose.matrix.T + pose.shift[None, :], plan.sum()
     total = xp.where(total > 0, total, xp.ones_like(total))
     if plan.ndim == 1:
         return xp.sqrt((plan @ ((moved - y) ** 2).sum(1)) / total)
@@ -105,7 +105,7 @@ def both_parities(
     """
     xp = _namespace(x, y, plan)
     poses = [procrustes(x, y, plan, mirrored=mirrored) for mirrored in (False, True)]
-    residuals = xp.stack([residual(pose, x, y, plan) for pose in poses])
+    residuals = xp.stack([residual(x, y, plan, pose=pose) for pose in poses])
     both = Affine(xp.stack([pose.matrix for pose in poses]), xp.stack([pose.shift for pose in poses]))
     order = xp.argsort(residuals)
     return both[order], residuals[order]

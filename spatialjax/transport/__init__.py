@@ -1,6 +1,6 @@
 """Optimal transport between sections: Sinkhorn scaling, fused Gromov–Wasserstein, exact plans on the host."""
 
-from spatialjax.transport.costs import Factored, euclidean, mean_cost, squared_euclidean
+from spatialjax.transport.costs import Factored, euclidean, mean_cost, squared_distances, squared_euclidean
 from spatialjax.transport.exact import ExactFused, ExactPlan, conditional_gradient, exact_transport
 from spatialjax.transport.fused import fused_gromov_wasserstein
 from spatialjax.transport.gromov import FusedProblem, fused_problem, gradient, objective
@@ -23,5 +23,6 @@ __all__ = [
     "objective",
     "rounded",
     "sinkhorn",
+    "squared_distances",
     "squared_euclidean",
 ]

@@ -40,7 +40,7 @@ def squared_euclidean(points: Float[Array, "n d"], weights: Float[Array, " n"] |
         Weight of each point, 0 on padding: the points are centred on their weighted mean, which keeps float32 accurate.
     """
     weights = jnp.ones(len(points), points.dtype) if weights is None else weights
-    points = jnp.where(weights[:, None] > 0, points - weights @ points / jnp.sum(weights), 0)
+    points = jnp.where(weights[:, None] > 0, points - (weights @ points / jnp.sum(weights))[None, :], 0)
     norm = jnp.sum(points**2, axis=1, keepdims=True)
     one = jnp.ones_like(norm)
     return Factored(jnp.concatenate([norm, one, -2 * points], 1), jnp.concatenate([one, norm, points], 1))
@@ -51,6 +51,12 @@ def euclidean(points: Float[Array, "n d"]) -> Float[Array, "n n"]:
     squared = sum((points[:, None, axis] - points[None, :, axis]) ** 2 for axis in range(points.shape[1]))
     positive = squared > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+
+
+def squared_distances(points: Float[Array, "n d"], others: Float[Array, "m d"]) -> Float[Array, "n m"]:
+    """Squared distances between the points (or features) of two sections, dense."""
+    norms = jnp.sum(points**2, axis=1)[:, None] + jnp.sum(others**2, axis=1)[None, :]
+    return jnp.maximum(norms - 2 * points @ others.T, 0)
 
 
 def scaled(cost: Cost, factor: Float[Array, ""] | float) -> Cost:

@@ -110,20 +110,12 @@ def fused_gromov_wasserstein(
     """
 
     def init(_: Any, data: FusedProblem, start: Any = None) -> State:
-        independent = data.a[:, None] * data.b[None, :]
-        unit = jnp.abs(objective(data, independent))
-        unit = jnp.where(unit > 0, unit, 1)
-        plan = independent if start is None else 0.999 * start + 0.001 * independent
-        slope, value = gradient(data, plan)
-        log_plan = jnp.where(support(data.a, data.b), jnp.log(jnp.where(plan > 0, plan, 1)), FORBIDDEN)
-        zero = jnp.zeros((), data.linear.dtype)
-        scalings = Scalings(jnp.zeros_like(data.a), jnp.zeros_like(data.b))
-        return State(log_plan, slope, scalings, value, unit, zero, jnp.int32(0), jnp.bool_(False))
+        return _begin(data, start)
 
     def step(_: Any, state: State, data: FusedProblem) -> tuple[State, dict[str, Any]]:
         relative = jnp.asarray(epsilon, data.linear.dtype)
         if epsilon_start is not None:
-            relative = jnp.maximum(epsilon, epsilon_start * jnp.asarray(decay, relative.dtype) ** state.step)
+            relative = jnp.maximum(epsilon, epsilon_start * decay ** state.step.astype(relative.dtype))
         tau = 1.0 if rho is None else rho / (rho + relative)
         reference = state.log_plan if proximal else log_product(data.a, data.b)
         kernel = reference - state.slope / (relative * state.unit)
@@ -158,3 +150,16 @@ def fused_gromov_wasserstein(
         return Coupling(plan, objective(data, plan), state.error, state.done)
 
     return Algorithm(init, step, readout)
+
+
+def _begin(data: FusedProblem, start: Any) -> State:
+    independent = data.a[:, None] * data.b[None, :]
+    unit = jnp.abs(objective(data, independent))
+    unit = jnp.where(unit > 0, unit, 1)
+    # A little of the independent coupling, so that no pair is excluded for good.
+    plan = independent if start is None else 0.999 * start + 0.001 * independent
+    slope, value = gradient(data, plan)
+    log_plan = jnp.where(support(data.a, data.b), jnp.log(jnp.where(plan > 0, plan, 1)), FORBIDDEN)
+    zero = jnp.zeros((), data.linear.dtype)
+    scalings = Scalings(jnp.zeros_like(data.a), jnp.zeros_like(data.b))
+    return State(log_plan, slope, scalings, value, unit, zero, jnp.int32(0), jnp.bool_(False))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
@@ -36,6 +39,7 @@ class FusedProblem:
     alpha: Float[Array, ""]
 
 
+@partial(jax.jit, static_argnames="normalise")
 def fused_problem(
     linear: Float[Array, "n m"],
     source: Cost,
@@ -43,7 +47,7 @@ def fused_problem(
     *,
     a: Float[Array, " n"],
     b: Float[Array, " m"],
-    alpha: float = 0.5,
+    alpha: Float[Array, ""] | float = 0.5,
     normalise: bool = True,
 ) -> FusedProblem:
     """Put a problem together.

@@ -8,6 +8,7 @@ iteration only.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -118,13 +119,14 @@ def scale(
     return jax.lax.while_loop(unfinished, lambda carry: (carry[0] + 1, *body(carry[2])[::-1]), first)[2]
 
 
+@partial(jax.jit, static_argnames=("tolerance", "rounds", "kernel_iterations"))
 def sinkhorn(
     cost: Float[Array, "n m"],
     a: Float[Array, " n"],
     b: Float[Array, " m"],
     *,
-    epsilon: float = 0.05,
-    rho: float = jnp.inf,
+    epsilon: Float[Array, ""] | float = 0.05,
+    rho: Float[Array, ""] | float = float("inf"),
     tolerance: float = 1e-3,
     rounds: int = 200,
     kernel_iterations: int = 20,
@@ -146,7 +148,8 @@ def sinkhorn(
     rho
         Strength of the marginals, in the same units; infinite for exact marginals.
     tolerance
-        Marginal error (share of the total mass) at which the iterations stop.
+        Marginal error (share of the total mass) at which the iterations stop; 0 to spend the whole budget, which makes
+        the result differentiable in reverse mode.
     rounds, kernel_iterations
         Budget: rounds of one log-domain and ``kernel_iterations`` kernel-domain iterations.
 
@@ -168,9 +171,9 @@ def sinkhorn(
     )
     plan = jnp.exp(kernel + scalings.rows[:, None] + scalings.columns[None, :])
     error = marginal_error(plan, a, b, scalings=scalings, tau=tau)
+    strength = jnp.where(jnp.isinf(rho), 0, rho) * mean
     objective = jnp.sum(plan * jnp.where(masses > 0, cost, 0))
-    if rho != jnp.inf:
-        objective += rho * mean * (divergence(plan.sum(1), a) + divergence(plan.sum(0), b))
+    objective += strength * (divergence(plan.sum(1), a) + divergence(plan.sum(0), b))
     return Coupling(plan, objective, error, error <= tolerance)
 
 

@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spatialjax import io
+from spatialjax.checks import UnitsError
+from spatialjax.io.matrices import to_csr
 
 FEW = settings(
     max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -146,7 +148,9 @@ def test_every_container_gives_the_same_bits(pair: list[Any]) -> None:
     reference = io.open_sections(pair, units="um")
     for name, matrix in _matrices(pair[0].X.toarray().astype(np.int32)).items():
         other = anndata.AnnData(matrix, obs=pair[0].obs.copy(), var=pair[0].var.copy(), obsm=dict(pair[0].obsm))
-        identical(reference, io.open_sections([other, pair[1]], units="um")), name
+        assert other.X.dtype == matrix.dtype, name
+        assert to_csr(matrix, where=name).indices.dtype == np.int32, name
+        identical(reference, io.open_sections([other, pair[1]], units="um"))
 
 
 @pytest.mark.parametrize("form", [sp.csr_matrix, sp.csc_matrix, np.asarray])
@@ -200,6 +204,18 @@ def test_embedding(pair: list[Any]) -> None:
     identical(stack, io.open_sections(pair, units="um", feature_key="pca"))
 
 
+def test_components_of_one_section(pair: list[Any]) -> None:
+    """Principal components that each section has for itself are noticed; joint ones pass without a word."""
+    rng = np.random.default_rng(0)
+    for adata in pair:
+        raw = rng.normal(size=(40, 4)) * [4, 3, 2, 1]
+        left, singular, _ = np.linalg.svd(raw - raw.mean(0), full_matrices=False)
+        adata.obsm["own"], adata.obsm["joint"] = left * singular, raw
+    stack = io.open_sections(pair, units="um", feature_key="own")
+    assert any("'section1', 'section2' are uncorrelated within each section" in m for m in stack.messages)
+    assert not any("uncorrelated" in m for m in io.open_sections(pair, units="um", feature_key="joint").messages)
+
+
 def test_categories(pair: list[Any]) -> None:
     """Shared by two sections, unused ones dropped, missing labels an empty row, whole numbers as they are written."""
     pair[0].obs["type"] = pd.Categorical([1.0, 2.0, np.nan, 7.0] * 10, categories=[1.0, 2.0, 7.0, 9.0])
@@ -251,6 +267,15 @@ def test_slice_key_of_numbers_and_ordered_categories(pair: list[Any]) -> None:
         assert io.open_sections(pair[0], **options).names == expected
 
 
+def test_slice_key_of_two_files_with_equal_values(pair: list[Any]) -> None:
+    """The name of the file tells them apart."""
+    for adata, name in zip(pair, ("left", "right"), strict=True):
+        adata.uns["spatialjax"] = {"name": name}
+    stack = io.open_sections(pair, units="um", slice_key="layer")
+    assert stack.names == ["left lower", "left upper", "right lower", "right upper"]
+    assert [section.source for section in stack.sections] == [0, 0, 1, 1]
+
+
 def test_names_with_spaces_and_slashes(pair: list[Any]) -> None:
     """Kept as they are."""
     assert io.open_sections(pair, units="um", names=["a b", "c/d"]).names == ["a b", "c/d"]
@@ -260,7 +285,7 @@ def test_depths(pair: list[Any]) -> None:
     """10 µm assumed aloud; a gap; a list, which sorts; the third column in the units of the input."""
     stack = io.open_sections(pair, units="um")
     assert [section.z for section in stack.sections] == [0.0, 10.0]
-    assert any("10 µm, is assumed" in message for message in stack.messages)
+    assert any("10 µm, assumed because" in message for message in stack.messages)
     stack = io.open_sections(pair, units="um", gap=30)
     assert [section.z for section in stack.sections] == [0.0, 30.0]
     assert not any("assumed" in message for message in stack.messages)
@@ -289,18 +314,11 @@ def test_metadata_of_this_package(pair: list[Any]) -> None:
     assert any("metadata of 's0' say 0.5 µm" in message for message in stack.messages)
     for adata in pair:
         adata.obsm["other"] = adata.obsm["spatial"]
-    with pytest.raises(io_units_error()):
+    with pytest.raises(UnitsError):
         io.open_sections(pair, spatial_key="other")
     pair[0].uns["spatialjax"]["um_per_unit"] = -1
     with pytest.raises(ValueError, match=r"um_per_unit'\] of section 's0' to be a number above 0"):
         io.open_sections(pair)
-
-
-def io_units_error() -> type[Exception]:
-    """The error for a unit that is not known."""
-    from spatialjax.checks import UnitsError
-
-    return UnitsError
 
 
 @pytest.mark.real

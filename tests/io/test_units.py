@@ -32,7 +32,7 @@ def test_lattice_gives_the_scale(angle: float, mirrored: bool) -> None:
 
 
 def test_lattice_is_robust() -> None:
-    """A tenth of the spots misplaced by a thousand pixels does not move it; least squares alone would."""
+    """A tenth of the spots misplaced by a thousand pixels does not move it."""
     xy, array = lattice()
     far = np.random.default_rng(0).choice(len(xy), len(xy) // 10, replace=False)
     xy[far] += np.random.default_rng(1).normal(0, 1000, (len(far), 2))

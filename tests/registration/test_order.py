@@ -62,17 +62,21 @@ def test_one_failed_pair_or_one_poor_section_is_no_alarm():
     assert not alarms
 
 
-def test_swapped_neighbours_are_found_wherever_they_are():
-    hits = 0
-    for seed in range(12):
+def test_swapped_neighbours_are_found():
+    """Inside the stack at least nine times in ten, and never another pair than the swapped one."""
+    inside = []
+    for seed in range(14):
         rng = np.random.default_rng(seed)
         place = seed % 7
         true = np.arange(8.0)
         true[[place, place + 1]] = true[[place + 1, place]]
         found = check_order(similarities(rng, true), np.arange(8))
         assert all(f.kind == "swap" and f.sections == (place, place + 1) for f in found)
-        hits += len(found)
-    assert hits >= 10
+        if 0 < place < 6:
+            inside.append(len(found))
+    assert np.mean(inside) >= 0.9
+    clear = similarities(np.random.default_rng(0), np.array([1.0, 0, 2, 3, 4, 5]), quality=0.0, noise=0.004)
+    assert [f.sections for f in check_order(clear, np.arange(6))] == [(0, 1)]
 
 
 def test_a_gap_far_wider_than_stated_is_found_inside_the_stack():

@@ -18,7 +18,7 @@ POINTS = np.random.default_rng(7).uniform(0, 3000, (50, 2))
 def truth(rng: np.random.Generator, n: int, mirrored=()) -> list[Affine]:
     """Maps of ``n`` sections to the tissue."""
     return [
-        rigid(rng.uniform(-np.pi, np.pi), rng.uniform(-2000, 2000, 2), number in mirrored, np.array([1500.0, 1500.0]))
+        rigid(rng.uniform(-np.pi, np.pi), rng.uniform(-300, 300, 2), number in mirrored, np.array([1500.0, 1500.0]))
         for number in range(n)
     ]
 
@@ -191,6 +191,17 @@ def test_over_confident_precisions_do_not_reject_honest_edges(rng):
     edges = [edge(i, j, noisy(rng, true_pair(poses, i, j), 0.7), precision=confident) for i, j in pairs]
     assert (solve_pose_graph(edges, n_sections=6).chosen == 0).all()
     assert (solve_pose_graph(edges, n_sections=6, angle_sd=0.0, shift_sd=0.0).chosen == -1).any()
+
+
+def test_copies_of_a_hypothesis_count_once(rng):
+    """Peaks that collapsed to one pose: the first of them is chosen, its copies never."""
+    poses = truth(rng, 4)
+    edges = []
+    for i, j in ((0, 1), (1, 2), (2, 3), (0, 2), (1, 3)):
+        pose = noisy(rng, true_pair(poses, i, j), 0.5)
+        copies = [rigid(1e-3, rng.normal(size=2), False, pose(POINTS).mean(0)).compose(pose) for _ in range(3)]
+        edges.append(edge(i, j, pose, decoys=copies, decoy_evidence=[99.99, 99.98, 99.97]))
+    assert (solve_pose_graph(edges, n_sections=4).chosen == 0).all()
 
 
 def test_a_direction_without_information_is_left_to_the_other_edges(rng):
