@@ -213,7 +213,8 @@ def align(
     """
     import jax
 
-    from spatialjax.atlas import intake, steps
+    from spatialjax.atlas import intake, pairs
+    from spatialjax.atlas.features import prepare
 
     options = Options(method=method, reflection=reflection, seed=seed)
     options.check()
@@ -227,9 +228,9 @@ def align(
         spatial_key=spatial_key,
     ).stack
     options.check_with(stack)
-    prepared = steps.prepare(stack, method=options.resolved_method)
-    (pair,) = steps.align_pairs(prepared, [(0, 1)], method=options.resolved_method, key=jax.random.key(seed))
-    pick = steps.preferred(pair, reflection)
+    prepared = prepare(stack, method=options.resolved_method)
+    (pair,) = pairs.align_pairs(prepared, [(0, 1)], method=options.resolved_method, key=jax.random.key(seed))
+    pick = pairs.preferred(pair, reflection)
     pose = pair.poses[pick]
     first, second = stack.sections
     unit = first.um_per_unit / second.um_per_unit
@@ -239,7 +240,7 @@ def align(
         transform=transform,
         transform_um=pose,
         coordinates=transform(given),
-        overlap=first.in_input_order(steps.pose_overlap(prepared, (0, 1), pose)),
+        overlap=first.in_input_order(pairs.pose_overlap(prepared, (0, 1), pose)),
         evidence=float(pair.evidence[pick]),
         threshold=pair.threshold,
         angle=float(np.degrees(pose.angle)),

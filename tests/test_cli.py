@@ -155,7 +155,7 @@ def test_validate_as_json(run: Any, files: list[Path]) -> None:
 
 
 def test_one_file_of_many_sections(run: Any, files: list[Path], tmp_path: Path) -> None:
-    """``--slice-key`` splits a file, ``--order-by`` orders its sections; without the key the message names the column."""
+    """``--slice-key`` splits a file, ``--order-by`` orders its sections; else the message names the column."""
     import anndata
 
     parts = [anndata.read_h5ad(path) for path in files]
@@ -171,7 +171,7 @@ def test_one_file_of_many_sections(run: Any, files: list[Path], tmp_path: Path) 
 
 
 def test_info_methods_and_cite(run: Any) -> None:
-    """Versions and devices; every card; BibTeX of a published method; an unknown method is answered with the nearest."""
+    """Versions and devices; every card; BibTeX of a published method; an unknown method brings the nearest."""
     info = json.loads(run("info", "--json").out)
     assert info["versions"]["jax"]
     assert info["devices"][0]["platform"]

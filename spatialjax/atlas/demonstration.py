@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from spatialjax import datasets
-from spatialjax.atlas import intake, steps
+from spatialjax.atlas import intake
+from spatialjax.atlas.features import Prepared, prepare
+from spatialjax.atlas.pairs import fit_pairs, fitted_poses
 from spatialjax.atlas.reconstruction import Options, Reconstruction
 from spatialjax.atlas.run import reconstruct_stack
 from spatialjax.atlas.watch import Watch
@@ -44,7 +46,7 @@ def demonstrate(
     result = reconstruct_stack(stack, Options(seed=seed), watch=watch)
     anchor = stack.names.index(next(p.anchor for p in result.transforms.values() if p.anchor))
     with watch.step("baselines", "the same sections by simple ways"):
-        prepared = steps.prepare(stack, method=BASELINES[0])
+        prepared = prepare(stack, method=BASELINES[0])
         ways = {"atlas": [p.transform for p in result.transforms.values()]}
         ways |= {name: _chained(prepared, name, anchor=anchor, seed=seed) for name in BASELINES}
         ways["as given"] = [identity()] * len(adatas)
@@ -111,12 +113,12 @@ def show(scores: list[dict[str, Any]], console: Any) -> None:
     console.print("The angle counts sections with the right side up only.", style="dim")
 
 
-def _chained(prepared: steps.Prepared, method: str, *, anchor: int, seed: int) -> list[Affine]:
+def _chained(prepared: Prepared, method: str, *, anchor: int, seed: int) -> list[Affine]:
     """Each section carried to the anchor over its neighbours by the best poses of ``method``."""
     number = len(prepared.slices)
     pairs = [(i, i + 1) for i in range(number - 1)]
-    results = steps.align_pairs(prepared, pairs, method=method, key=jax.random.key(seed))
-    onward = [result.poses[0] for result in results]
+    fits = fit_pairs(prepared, pairs, method=method, key=jax.random.key(seed))
+    onward = [fitted_poses(prepared, pair, fit.result)[0][0] for pair, fit in zip(pairs, fits, strict=True)]
     poses = [identity()] * number
     for i in range(anchor - 1, -1, -1):
         poses[i] = poses[i + 1].compose(onward[i])

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
-from spatialjax.atlas.steps import Placed, neighbours_in_frame
+from spatialjax.atlas.placing import Placed, neighbours_in_frame
 from spatialjax.graphs import adjacency, cross_slice, knn
 from spatialjax.registration.pairs import MIXED_SPOTS
 
@@ -168,8 +168,8 @@ def _mixture(values: Float[np.ndarray, "n p"], number: int, *, seed: int, starts
     model = GaussianMixture(
         number, covariance_type="tied", n_init=starts, max_iter=100, tol=1e-3, reg_covar=1e-4, random_state=seed
     )
-    # Threads would wait for each other on matrices this small (fifty times longer on a busy machine); one thread also gives
-    # the same bits whatever their number.
+    # Threads would wait for each other on matrices this small, fifty times longer on a busy machine. One thread also
+    # gives the same bits whatever their number.
     with warnings.catch_warnings(), threadpool_limits(1):
         # A hundred rounds settle the labels; the last digits of the likelihood do not matter here.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from spatialjax.atlas.features import shared_capacities
+from spatialjax.atlas.pairs import pairs_of
 from spatialjax.atlas.reconstruction import Options
-from spatialjax.atlas.steps import pairs_of, shared_capacities
 
 #: Measured on two CPU cores: seconds to start and compile, for a pair, and for 1,000 spots; with the default method.
 _START, _COMPILE, _PAIR, _THOUSAND = 6.0, 12.0, 1.0, 0.6

@@ -9,7 +9,9 @@ import jax
 import numpy as np
 import scipy.sparse as sp
 
-from spatialjax.atlas.steps import PairResult, Placed, Prepared, neighbours_in_frame
+from spatialjax.atlas.features import Prepared
+from spatialjax.atlas.pairs import PairResult
+from spatialjax.atlas.placing import Placed, neighbours_in_frame
 from spatialjax.metrics.alignment import held_out_correlation, nearest_matches, permuted_matches
 
 #: What the similarity of placed sections is compared with.

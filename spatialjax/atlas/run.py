@@ -9,7 +9,9 @@ import jax
 import numpy as np
 
 from spatialjax import checks
-from spatialjax.atlas import assemble, domains, quality, steps
+from spatialjax.atlas import assemble, domains, placing, quality
+from spatialjax.atlas.features import prepare
+from spatialjax.atlas.pairs import PairResult, align_pairs, pairs_of
 from spatialjax.atlas.reconstruction import Options, Placement, Reconstruction
 from spatialjax.atlas.watch import Watch
 from spatialjax.registration.order import check_order
@@ -28,7 +30,7 @@ def reconstruct_stack(
     options
         Checked options.
     watch
-        Measures and reports the steps.
+        Measures and reports the placing.
     layout
         Where the cells of each section stand in the output, see ``assemble.Layout``; one section after the other where
         left out.
@@ -39,28 +41,28 @@ def reconstruct_stack(
     names = [section.name for section in stack.sections]
     anchor = None if options.anchor is None else names.index(options.anchor)
     with watch.step("features", "joint components of all sections"):
-        prepared = steps.prepare(stack, method=method)
-    pairs = steps.pairs_of(len(names))
+        prepared = prepare(stack, method=method)
+    pairs = pairs_of(len(names))
     with watch.step("pairs", f"{len(pairs)} pairs by {method!r}"):
-        results = steps.align_pairs(
+        results = align_pairs(
             prepared,
             pairs,
             method=method,
             key=jax.random.fold_in(key, 1),
             progress=_reporter(watch),
-            scored=_counter(watch),
+            weighed=_counter(watch),
         )
     with watch.step("pose graph", "all sections together"):
         pitch = float(np.median([section.pitch for section in stack.sections]))
-        graph = steps.join(results, len(names), pitch=pitch, anchor=anchor, reflection=options.reflection)
-        placed = steps.place(stack, graph)
-        overlap = steps.overlaps(prepared, placed)
+        graph = placing.join(results, len(names), pitch=pitch, anchor=anchor, reflection=options.reflection)
+        placed = placing.place(stack, graph)
+        overlap = placing.overlaps(prepared, placed)
     with watch.step("domains", "3D neighbours and domains"):
         found = domains.find_domains(
             prepared.embeddings, domains.graph3d(stack, placed), number=options.n_domains, rng=_generator(options, 2)
         )
     with watch.step("couplings", "soft matches and their similarity"):
-        matches = steps.couple(stack, prepared, placed)
+        matches = placing.couple(stack, prepared, placed)
         rows = quality.similarity(stack, prepared, placed, couplings=matches, key=jax.random.fold_in(key, 3))
         order = check_order(quality.similarity_of_pairs(results), np.array([s.z for s in stack.sections]), names=names)
     with watch.step("atlas", "cells back in input order"):
@@ -100,7 +102,7 @@ def _counter(watch: Watch) -> Any:
     return lambda finished, total: watch.say(f"weighing pair {finished} of {total}", share=finished / total)
 
 
-def _placements(stack: Any, placed: steps.Placed, graph: Any) -> list[Placement]:
+def _placements(stack: Any, placed: placing.Placed, graph: Any) -> list[Placement]:
     names = [section.name for section in stack.sections]
     anchors = {int(placed.component[a]): names[a] for a in np.atleast_1d(graph.anchors)}
     result = []
@@ -122,7 +124,7 @@ def _placements(stack: Any, placed: steps.Placed, graph: Any) -> list[Placement]
     return result
 
 
-def _pair_rows(names: list[str], results: tuple[steps.PairResult, ...], graph: Any) -> list[dict[str, Any]]:
+def _pair_rows(names: list[str], results: tuple[PairResult, ...], graph: Any) -> list[dict[str, Any]]:
     solved = [r for r in results if np.isfinite(r.evidence[0])]
     chosen = {(r.source, r.target): int(c) for r, c in zip(solved, np.asarray(graph.chosen), strict=True)}
     rows = []
@@ -175,7 +177,7 @@ def _loops(names: list[str], graph: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _warnings(placements: list[Placement], results: tuple[steps.PairResult, ...], names: list[str]) -> list[str]:
+def _warnings(placements: list[Placement], results: tuple[PairResult, ...], names: list[str]) -> list[str]:
     found = []
     lost = [p.name for p in placements if not p.placed]
     if lost:

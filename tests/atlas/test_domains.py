@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spatialjax.atlas.domains import find_domains, graph3d
-from spatialjax.atlas.steps import Placed
+from spatialjax.atlas.placing import Placed
 from spatialjax.transforms import Affine
 
 

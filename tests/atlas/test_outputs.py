@@ -34,7 +34,7 @@ def test_atlas_reads_back(folder: Path, reconstruction: Any) -> None:
 def test_run_card_is_plain_json_and_indexes_the_couplings(
     folder: Path, reconstruction: Any, section_names: list[str]
 ) -> None:
-    """Versions, device, options, times, metrics with nulls; every coupling file is listed with its sections and opens."""
+    """Versions, device, options, times, metrics with nulls; every coupling file is listed and opens."""
     card = json.loads((folder / "run.json").read_text())
     assert {"versions", "device", "options", "steps", "metrics", "pairs", "findings", "warnings"} <= set(card)
     assert card["options"]["seed"] == 1

@@ -120,7 +120,7 @@ def test_units_and_place_of_a_section_do_not_matter(three_sections: list[Any], r
 
 
 def test_order_of_input_rows_is_kept_when_sections_lie_mixed_in_one_object(three_sections: list[Any]) -> None:
-    """One object with the cells of all sections mixed: the atlas has its rows in that order; a column gives the order."""
+    """One object with the cells of all sections mixed: the atlas keeps that order; a column orders sections."""
     import anndata
 
     parts = []

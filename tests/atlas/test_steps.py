@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spatialjax.atlas import steps
+from spatialjax.atlas import pairs, placing
+from spatialjax.atlas.features import shared_capacities
 from spatialjax.atlas.watch import Event, Watch
 from spatialjax.transforms import Affine, rigid
 
 
-def _pair(evidence: list[float], mirrored: list[bool]) -> steps.PairResult:
+def _pair(evidence: list[float], mirrored: list[bool]) -> pairs.PairResult:
     poses = [rigid(np.float64(0.0), np.zeros(2), m) for m in mirrored]
     k = len(evidence)
-    return steps.PairResult(
+    return pairs.PairResult(
         source=0,
         target=1,
         poses=Affine(np.stack([p.matrix for p in poses]), np.zeros((k, 2))),
@@ -37,25 +38,25 @@ def _pair(evidence: list[float], mirrored: list[bool]) -> steps.PairResult:
 )
 def test_preferred_pose_respects_reflection(reflection: str, evidence: list[float], expected: int) -> None:
     """A mirrored pose wins never, on clear evidence, or on any evidence."""
-    assert steps.preferred(_pair(evidence, [True, False]), reflection) == expected
+    assert pairs.preferred(_pair(evidence, [True, False]), reflection) == expected
 
 
 def test_pairs_are_neighbours_then_next_neighbours() -> None:
     """Every pair at most two apart, once."""
-    assert steps.pairs_of(4) == [(0, 1), (1, 2), (2, 3), (0, 2), (1, 3)]
-    assert steps.pairs_of(2) == [(0, 1)]
+    assert pairs.pairs_of(4) == [(0, 1), (1, 2), (2, 3), (0, 2), (1, 3)]
+    assert pairs.pairs_of(2) == [(0, 1)]
 
 
 def test_capacities_are_shared_where_padding_is_cheap() -> None:
     """Sections up to half as large take the capacity of the largest; much smaller ones keep their own."""
-    assert steps.shared_capacities([900, 700, 600]) == [1024, 1024, 1024]
-    assert steps.shared_capacities([900, 100]) == [1024, 128]
+    assert shared_capacities([900, 700, 600]) == [1024, 1024, 1024]
+    assert shared_capacities([900, 100]) == [1024, 128]
 
 
 def test_a_section_without_usable_pose_stays_unplaced() -> None:
     """A pair whose method failed brings no edge: both sections stay unplaced and nothing breaks."""
     pair = _pair([-np.inf], [False])
-    graph = steps.join([pair], 2, pitch=100.0)
+    graph = placing.join([pair], 2, pitch=100.0)
     assert not graph.placed.any()
 
 

@@ -1,0 +1,202 @@
+"""The second step of the main job: how each pair of sections may lie on each other, on one scale of evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+
+from spatialjax.atlas.features import Prepared
+from spatialjax.methods import METHODS, card
+from spatialjax.registration import PoseScore, null_evidence, score_poses
+from spatialjax.transforms import Affine
+
+#: Poses that are scored at once: methods return different numbers, and each number would compile anew.
+SCORED_TOGETHER = 8
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """How section ``source`` may lie on section ``target``.
+
+    Attributes
+    ----------
+    source, target
+        Positions of the sections in the stack, ``source`` before ``target``.
+    poses
+        Maps from source µm to target µm, the best first (numpy, float64).
+    evidence
+        Evidence of each pose, nats.
+    precision
+        Information on (angle, shift x, shift y) of each pose about ``center``; see ``PoseEdge``.
+    center
+        Where the angle of each pose turns about, target µm.
+    threshold
+        Evidence that unrelated sections reach by chance.
+    similarity
+        Mean correlation of the features of places that the best pose brings together.
+    status
+        How the method ended.
+    """
+
+    source: int
+    target: int
+    poses: Affine
+    evidence: Float[np.ndarray, " k"]
+    precision: Float[np.ndarray, "k 3 3"]
+    center: Float[np.ndarray, "k 2"]
+    threshold: float
+    similarity: float
+    status: str
+
+    @property
+    def supported(self) -> bool:
+        """Whether the best pose has more evidence than chance gives."""
+        return bool(self.evidence[0] > self.threshold)
+
+
+def pairs_of(number: int, *, reach: int = 2) -> list[tuple[int, int]]:
+    """All pairs of sections at most ``reach`` apart in the stack, neighbours first."""
+    return [(i, i + lag) for lag in range(1, reach + 1) for i in range(number - lag)]
+
+
+def align_pairs(
+    prepared: Prepared,
+    pairs: Sequence[tuple[int, int]],
+    *,
+    method: str,
+    key: Any,
+    progress: Callable[..., None] | None = None,
+    weighed: Callable[[int, int], None] | None = None,
+) -> tuple[PairResult, ...]:
+    """Align every pair with ``method`` and weigh its poses by one common measure of evidence.
+
+    Parameters
+    ----------
+    prepared
+        The sections.
+    pairs
+        Positions of (source, target).
+    method
+        Name of an alignment method.
+    key
+        Random key.
+    progress
+        Passed to ``fit``.
+    weighed
+        Called with (pairs weighed so far, number of pairs).
+    """
+    fit_key, null_key = jax.random.split(key)
+    fits = fit_pairs(prepared, pairs, method=method, key=fit_key, progress=progress)
+    results = []
+    for number, ((a, b), fit) in enumerate(zip(pairs, fits, strict=True)):
+        results.append(_weigh(prepared, (a, b), fit, key=jax.random.fold_in(null_key, number)))
+        if weighed is not None:
+            weighed(number + 1, len(pairs))
+    return tuple(results)
+
+
+def fit_pairs(
+    prepared: Prepared,
+    pairs: Sequence[tuple[int, int]],
+    *,
+    method: str,
+    key: Any,
+    progress: Callable[..., None] | None = None,
+) -> list[Any]:
+    """What ``method`` itself says about every pair, one ``Fit`` each; parameters as for :func:`align_pairs`."""
+    members = [(prepared.inputs[a], prepared.inputs[b]) for a, b in pairs]
+    return card.run(METHODS["alignment"][method](), key, members, progress=progress)
+
+
+def fitted_poses(prepared: Prepared, pair: tuple[int, int], result: Any) -> tuple[Affine, Bool[np.ndarray, " k"]]:
+    """Poses of a method's result in µm and float64, in the method's order, and which of them can be used."""
+    a, b = pair
+    matrix, shift = np.asarray(result.poses.matrix, np.float64), np.asarray(result.poses.shift, np.float64)
+    usable = np.isfinite(np.asarray(result.evidence)) & np.isfinite(matrix).all((1, 2)) & np.isfinite(shift).all(1)
+    matrix = _orthogonal(np.where(usable[:, None, None], matrix, np.eye(2)))
+    shift = np.where(usable[:, None], shift, 0.0)
+    return Affine(matrix, shift + prepared.centers[b] - matrix @ prepared.centers[a]), usable
+
+
+def scored(prepared: Prepared, pair: tuple[int, int], poses: Affine) -> PoseScore:
+    """``registration.score_poses`` of poses in µm, as numpy arrays; the number of poses compiles nothing new."""
+    a, b = pair
+    number = len(poses.shift)
+    shift = poses.shift + poses.matrix @ prepared.centers[a] - prepared.centers[b]
+    spare = -number % SCORED_TOGETHER
+    matrix = np.concatenate([poses.matrix, np.tile(np.eye(2), (spare, 1, 1))])
+    shift = np.concatenate([shift, np.zeros((spare, 2))])
+    centered = Affine(matrix.astype(np.float32), shift.astype(np.float32))
+    score = score_poses(centered, prepared.slices[a], prepared.slices[b])
+    score = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64)[:number], score)
+    return score.replace(center=score.center + prepared.centers[b])
+
+
+def _weigh(prepared: Prepared, pair: tuple[int, int], fit: Any, *, key: Any) -> PairResult:
+    a, b = pair
+    poses, usable = fitted_poses(prepared, pair, fit.result)
+    score = scored(prepared, pair, poses)
+    evidence = np.where(usable & np.isfinite(score.evidence), score.evidence, -np.inf)
+    order = np.argsort(-evidence, kind="stable")[: int(np.isfinite(evidence).sum())]
+    if len(order) == 0:
+        return _nothing(pair, prepared, fit.status)
+    return PairResult(
+        source=a,
+        target=b,
+        poses=poses[order],
+        evidence=evidence[order],
+        precision=score.precision[order],
+        center=score.center[order],
+        threshold=float(null_evidence(key, prepared.slices[a], prepared.slices[b])),
+        similarity=float(score.similarity[order[0]]),
+        status=fit.status,
+    )
+
+
+def pose_overlap(prepared: Prepared, pair: tuple[int, int], pose: Affine) -> Float[np.ndarray, " n"]:
+    """For each spot of the source the probability that the target shows its place under ``pose`` (µm)."""
+    score = scored(prepared, pair, Affine(pose.matrix[None], pose.shift[None]))
+    return score.overlap[0, : len(prepared.embeddings[pair[0]])]
+
+
+def preferred(pair: PairResult, reflection: str, *, margin: float = 10.0) -> int:
+    """Which pose of a pair to take where no other pair helps: the best one that ``reflection`` allows.
+
+    Parameters
+    ----------
+    pair
+        The pair.
+    reflection
+        ``"never"``, ``"auto"`` (a mirrored pose must be ``margin`` nats better) or ``"allow"``.
+    margin
+        See ``reflection``; the same as in the pose graph.
+    """
+    penalty = {"never": np.inf, "auto": margin, "allow": 0.0}[reflection]
+    mirrored = np.asarray(pair.poses.mirrored)
+    return int(np.argmax(pair.evidence - np.where(mirrored, penalty, 0.0)))
+
+
+def _nothing(pair: tuple[int, int], prepared: Prepared, status: str) -> PairResult:
+    a, b = pair
+    return PairResult(
+        source=a,
+        target=b,
+        poses=Affine(np.eye(2)[None], (prepared.centers[b] - prepared.centers[a])[None]),
+        evidence=np.array([-np.inf]),
+        precision=np.zeros((1, 3, 3)),
+        center=prepared.centers[b][None],
+        threshold=0.0,
+        similarity=float("nan"),
+        status=status,
+    )
+
+
+def _orthogonal(matrix: Float[np.ndarray, "k 2 2"]) -> Float[np.ndarray, "k 2 2"]:
+    """The nearest orthogonal matrices where the given ones are orthogonal up to rounding; others stay."""
+    left, scale, right = np.linalg.svd(matrix)
+    return np.where((np.abs(scale - 1).max(1) < 1e-3)[:, None, None], left @ right, matrix)
