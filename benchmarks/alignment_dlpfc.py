@@ -45,7 +45,7 @@ def vary(adata: anndata.AnnData, variant: str, seed: int) -> tuple[anndata.AnnDa
         adata = adata[along <= np.quantile(along, 0.6)]
     if variant != "as given":
         center = adata.obsm["spatial"].mean(0)
-        moved = rigid(rng.uniform(0, 2 * np.pi), rng.normal(size=2) * 1000, "mirrored" in variant, center)
+        moved = rigid(rng.uniform(0, 2 * np.pi), rng.normal(size=2) * 1000, "mirrored" in variant, center=center)
     adata = adata.copy()
     adata.obsm["spatial"] = moved(adata.obsm["spatial"])
     return adata, moved
@@ -67,7 +67,8 @@ def row(fixed: anndata.AnnData, given: anndata.AnnData, *, best: Affine, moved: 
     target, own, theirs = fixed.obsm["spatial"], labels(given), labels(fixed)
     inside = overlap(there, target, radius=PITCH)
     score = [
-        label_accuracy(xy, target, labels=own, target_labels=theirs, radius=PITCH, inside=inside) for xy in (here, there)
+        label_accuracy(xy, target, labels=own, target_labels=theirs, radius=PITCH, inside=inside)
+        for xy in (here, there)
     ]
     return {
         "method": method,

@@ -42,7 +42,9 @@ def slabs(number: int) -> list[anndata.AnnData]:
     for i in range(number):
         part = volume[which == i].copy()
         part.obsm["spatial"] = np.asarray(part.obsm["spatial"], float)[:, :2]
-        parts.append(part)
+        # Projected along z, a few cells of a slab fall on one place: the first stays.
+        _, first = np.unique(part.obsm["spatial"], axis=0, return_index=True)
+        parts.append(part[np.sort(first)].copy())
     return parts
 
 
@@ -52,7 +54,7 @@ def disturb(adata: anndata.AnnData, seed: int) -> tuple[anndata.AnnData, Affine]
     side = rng.uniform(0, 2 * np.pi)
     along = adata.obsm["spatial"] @ np.array([np.cos(side), np.sin(side)])
     adata = adata[along <= np.quantile(along, 0.6)].copy()
-    moved = rigid(rng.uniform(0, 2 * np.pi), rng.normal(size=2) * 300, True, adata.obsm["spatial"].mean(0))
+    moved = rigid(rng.uniform(0, 2 * np.pi), rng.normal(size=2) * 300, True, center=adata.obsm["spatial"].mean(0))
     adata.obsm["spatial"] = moved(adata.obsm["spatial"])
     return adata, moved
 

@@ -104,7 +104,7 @@ def variable_genes(values: Sequence[Any], *, number: int = MAX_GENES, min_share:
     by_mean = keep[np.argsort(mean[keep], kind="stable")]
     ratio = np.log(variance[by_mean]) - np.log(mean[by_mean])
     width = max(len(by_mean) // 20, 5)
-    padded = np.pad(ratio, width, mode="edge")
+    padded = np.pad(ratio, width, mode="reflect")
     trend = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * width + 1), axis=1)
     return np.sort(by_mean[np.argsort(trend - ratio, kind="stable")[:number]])
 

@@ -56,7 +56,7 @@ class Affine:
         return _namespace(self.matrix).arctan2(self.matrix[..., 1, 0], self.matrix[..., 0, 0])
 
 
-def rigid(angle: Any, shift: Any, mirrored: Any = False, center: Any = None) -> Affine:
+def rigid(angle: Any, shift: Any, mirrored: Any = False, *, center: Any = None) -> Affine:
     """The rigid map ``x -> R(angle) M (x - center) + center + shift``, with ``M: y -> -y`` where ``mirrored``.
 
     Parameters

@@ -10,7 +10,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
@@ -159,15 +158,15 @@ def deferred_interrupt(active: bool) -> Iterator[Callable[[], bool]]:
     callable
         Says whether Ctrl-C came. A second one interrupts at once.
     """
-    came: list[int] = []
+    came: list[bool] = []
     if not active or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
 
-    def hold(number: int, frame: FrameType | None) -> None:
+    def hold(*_: Any) -> None:
         if came:
             raise KeyboardInterrupt
-        came.append(number)
+        came.append(True)
 
     before = signal.signal(signal.SIGINT, hold)
     try:

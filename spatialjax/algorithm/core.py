@@ -55,16 +55,16 @@ class Model(NamedTuple):
 class Chain(NamedTuple):
     """Two phases: ``first`` runs to its end, ``handover`` makes the data of ``second`` of it on the host.
 
-    Not an ``Algorithm``: ``fit`` unrolls it, one member of a list at a time. Either phase may be a chain itself. Wrap the
-    phases, not the chain, with combinators. Phase ``i`` runs as it would alone with ``jax.random.fold_in(key, i)``.
+    Not an ``Algorithm``: ``fit`` unrolls it, one member of a list at a time. Either phase may be a chain itself. Wrap
+    the phases, not the chain, with combinators. Phase ``i`` runs as it would alone with ``jax.random.fold_in(key, i)``.
 
     Attributes
     ----------
     first
         The phase that sees the data of ``fit``.
     handover
-        ``(fit, data) -> (data, start)`` of the second phase, from the ``Fit`` and the data of the first; on the host, so
-        that it may call any library and change shapes. It must give the same again when a run is resumed.
+        ``(fit, data) -> (data, start)`` of the second phase, from the ``Fit`` and the data of the first; on the host,
+        so that it may call any library and change shapes. It must give the same again when a run is resumed.
     second
         The phase that follows.
     """
@@ -88,7 +88,8 @@ class Fit(NamedTuple):
     steps
         Number of steps taken; of a chain a tuple.
     status
-        ``"running"`` (the budget ended first), ``"done"`` or ``"not finite"``; of a chain that of the last phase that ran.
+        ``"running"`` (the budget ended first), ``"done"`` or ``"not finite"``; of a chain that of the last phase
+        that ran.
     """
 
     result: Any

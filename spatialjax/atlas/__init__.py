@@ -1,0 +1,32 @@
+"""The main job, step by step: sections in, an aligned three-dimensional tissue out.
+
+The steps are pure functions with small frozen records between them: ``features`` (shared features), ``pairs`` (how two
+sections may lie on each other), ``placing`` (all sections together), ``domains``, ``quality``, ``assemble`` (the
+AnnData) and ``outputs`` (the files); ``run`` calls them in order. ``spatialjax.tl.reconstruct`` is the front door.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_NAMES = {
+    "Options": "reconstruction",
+    "Placement": "reconstruction",
+    "Reconstruction": "reconstruction",
+    "reconstruct_stack": "run",
+    "write": "outputs",
+    "Event": "watch",
+    "Watch": "watch",
+}
+__all__ = list(_NAMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"spatialjax.atlas.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'spatialjax.atlas' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

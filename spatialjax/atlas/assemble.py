@@ -103,7 +103,7 @@ def in_input_order(stack: Any, pair: tuple[int, int], matches: sp.csr_matrix) ->
 
 
 def describe(
-    placements: Sequence[Placement], options: Mapping[str, Any], method: str, warnings: Sequence[str]
+    placements: Sequence[Placement], *, options: Mapping[str, Any], method: str, warnings: Sequence[str]
 ) -> dict[str, Any]:
     """What ``uns['spatialjax']`` holds: transforms as arrays with one row a section, options, versions, warnings.
 

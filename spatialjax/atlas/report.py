@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spatialjax import pl
+from spatialjax.atlas.console import device_line
 from spatialjax.atlas.reconstruction import Reconstruction
 from spatialjax.checks import InputError
 
@@ -87,9 +88,8 @@ def _attention(result: Reconstruction) -> str:
     if notes:
         parts.append(f'<section class="note"><h2>Read this first</h2>{notes}</section>')
     if not findings and not result.unplaced:
-        parts.insert(
-            0, '<section class="good"><p>Every section is placed, and order and gaps look right.</p></section>'
-        )
+        order = "; nothing speaks against their order and gaps" if len(result.transforms) >= 4 else ""
+        parts.insert(0, f'<section class="good"><p>Every section is placed{order}.</p></section>')
     return "\n".join(parts)
 
 
@@ -254,11 +254,11 @@ def _making(result: Reconstruction, source: str) -> str:
     chosen = {k: v for k, v in card["options"].items() if v is not None}
     options = ", ".join(f"{escape(str(k))} = {escape(str(v))}" for k, v in chosen.items())
     used = ", ".join(f"{escape(k)} {escape(v)}" for k, v in card["versions"].items())
-    where = f"{card['device']['kind']} ({card['device']['platform']})"
+    where = device_line()
     command = f"<pre>{escape(source)}</pre>" if source else ""
     return (
         _table(["step", "seconds", "of these compiling", "memory so far, MB"], rows)
-        + f"<p>Method <em>{escape(card['method'])}</em> on {escape(where)}. Options: {options}. Versions: "
+        + f"<p>Method <em>{escape(card['method'])}</em>, {escape(where)}. Options: {options}. Versions: "
         f"{used}.</p>{command}"
     )
 

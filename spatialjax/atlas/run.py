@@ -74,7 +74,9 @@ def reconstruct_stack(
         values = assemble.PerCell(placed.xyz, overlap, found.labels, found.confidence, placed.placed, placed.component)
         atlas, renamed = assemble.assemble(stack, values, layout=layout)
         couplings = {(names[a], names[b]): assemble.in_input_order(stack, (a, b), m) for (a, b), m in matches.items()}
-        atlas.uns["spatialjax"] = assemble.describe(placements, asdict(options), method, [*notes, *renamed])
+        atlas.uns["spatialjax"] = assemble.describe(
+            placements, options=asdict(options), method=method, warnings=[*notes, *renamed]
+        )
     return Reconstruction(
         atlas=atlas,
         transforms={p.name: p for p in placements},

@@ -71,7 +71,7 @@ def label_optimal_rigid(
         for start in _distinct(starts, candidates, pitch=pitch)
     ]
     _, angle, shift, parity = max(found, key=lambda item: item[0])
-    return rigid(angle, shift - center, parity, center)
+    return rigid(angle, shift - center, parity, center=center)
 
 
 class _Fields(NamedTuple):

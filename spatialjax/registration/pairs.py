@@ -161,8 +161,9 @@ def find_peaks(pair: FieldPair, *, angles: int = 48, keep: int = 8) -> Peaks:
     return search(source, target, area, angles=angles, keep=keep)
 
 
-def place(points: Any, angle: Any, shift: Any, mirrored: Any) -> Any:
-    """Points of the source where a pose puts them (pitches, both about their centres)."""
+def place(points: Any, pose: tuple[Any, Any, Any]) -> Any:
+    """Points of the source where a pose ``(angle, shift, mirrored)`` puts them (pitches, both about their centres)."""
+    angle, shift, mirrored = pose
     return rigid(angle, shift, mirrored > 0)(points)
 
 
@@ -178,11 +179,11 @@ def refine_step(pair: FieldPair, pose: tuple[Any, Any, Any], damping: Any) -> tu
     """
     angle, shift, mirrored = pose
     reach = jnp.array([jnp.deg2rad(3.0), 1.0, 1.0])
-    seen = look(pair.field, place(pair.points, *pose))
+    seen = look(pair.field, place(pair.points, pose))
     held = pair.weights * seen.cover * matched_odds(seen, pair.features, pair.weights)
     here = score(seen, pair.features, held, samples=pair.mixed)
     step = newton_step(here.gradient, here.curvature, damping, reach=reach)
-    turn = rigid(step[0], step[1:], False, here.center)
+    turn = rigid(step[0], step[1:], center=here.center)
     there = score(look(pair.field, turn(seen.placed)), pair.features, held, samples=pair.mixed)
     better = there.evidence > here.evidence
     shift = jnp.where(better, turn(shift[None])[0], shift)
@@ -195,15 +196,16 @@ def refine_step(pair: FieldPair, pose: tuple[Any, Any, Any], damping: Any) -> tu
 
 def score_pair(pair: FieldPair, pose: tuple[Any, Any, Any]) -> tuple[Scored, Any]:
     """Evidence and shape of a pose, and the probability of each spot to be matched."""
-    seen = look(pair.field, place(pair.points, *pose))
+    seen = look(pair.field, place(pair.points, pose))
     cover = pair.weights * seen.cover
     return score(seen, pair.features, cover, samples=pair.mixed), cover * matched_odds(
         seen, pair.features, pair.weights
     )
 
 
-def to_affine(pair: FieldPair, angle: Any, shift: Any, mirrored: Any) -> Affine:
-    """The map from source µm to target µm of a pose in pitches (any batch shape)."""
+def to_affine(pair: FieldPair, pose: tuple[Any, Any, Any]) -> Affine:
+    """The map from source µm to target µm of a pose ``(angle, shift in pitches, mirrored)`` (any batch shape)."""
+    angle, shift, mirrored = pose
     local = rigid(angle, shift, mirrored > 0)
     moved = (local.matrix @ pair.centers[0][:, None])[..., 0]
     return Affine(local.matrix, local.shift * pair.unit + pair.centers[1] - moved)

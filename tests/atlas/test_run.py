@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import spatialjax as sj
 
@@ -90,14 +92,20 @@ def test_couplings_join_cells_of_one_place_in_input_order(reconstruction: Any, t
         assert np.median(np.linalg.norm(matched - grid[rows], axis=1)) < PITCH
 
 
-def test_permuted_cells_permute_the_result_to_the_bit(reconstruction: Any, three_sections: list[Any]) -> None:
-    """Shuffling the cells of every section shuffles coordinates, overlaps, domains and couplings, and nothing else."""
-    rng = np.random.default_rng(3)
+@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**32 - 1), names=st.lists(st.text(min_size=1, max_size=6), min_size=3, max_size=3, unique=True)
+)
+def test_permuted_cells_and_other_names_permute_the_result_to_the_bit(
+    reconstruction: Any, three_sections: list[Any], seed: int, names: list[str]
+) -> None:
+    """Shuffled cells and renamed sections: coordinates, overlaps, domains and couplings move along, to the last bit."""
+    rng = np.random.default_rng(seed)
     orders = [rng.permutation(a.n_obs) for a in three_sections]
-    shuffled = _run([a[o].copy() for a, o in zip(three_sections, orders, strict=True)])
+    shuffled = _run([a[o].copy() for a, o in zip(three_sections, orders, strict=True)], names=names)
     before, after = reconstruction.atlas, shuffled.atlas
     match = before.obs_names.get_indexer(after.obs_names)
-    assert not np.array_equal(match, np.arange(len(match)))
+    assert list(shuffled.transforms) == names
     assert np.array_equal(after.obsm["spatial3d"], before.obsm["spatial3d"][match])
     for column in ("overlap", "domain3d_confidence", "placed", "component"):
         assert np.array_equal(after.obs[column], before.obs[column].iloc[match])
@@ -171,8 +179,8 @@ def test_other_features_than_genes(three_sections: list[Any], kind: str) -> None
     adatas = [a.copy() for a in three_sections]
     for a in adatas:
         values = np.log1p(a.X.toarray().astype(float))
-        a.obsm["shared"] = values[:, :12]
-        a.obs["kind of cell"] = [f"type {v}" for v in values[:, :16].argmax(1)]
+        a.obsm["shared"] = values[:, :20]
+        a.obs["kind of cell"] = [f"type {v}" for v in values[:, :30].argmax(1)]
     key = "shared" if kind == "embedding" else "kind of cell"
     result = _run(adatas, feature_key=key)
     assert result.atlas.n_vars == three_sections[0].n_vars

@@ -16,7 +16,7 @@ SQUARE = np.array([[0.0, 0], [10, 0], [0, 10], [10, 10]])
 
 def test_pose_error_of_a_turn_a_shift_and_a_mirror():
     base = rigid(0.4, np.array([3.0, -2.0]))
-    turned = rigid(np.radians(30), np.zeros(2), False, base(SQUARE).mean(0)).compose(base)
+    turned = rigid(np.radians(30), np.zeros(2), False, center=base(SQUARE).mean(0)).compose(base)
     found = metrics.pose_error(turned, base, SQUARE)
     assert found.angle == pytest.approx(30.0)
     assert found.displacement == pytest.approx(2 * np.sin(np.radians(15)) * np.sqrt(50))

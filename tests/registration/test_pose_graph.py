@@ -18,7 +18,9 @@ POINTS = np.random.default_rng(7).uniform(0, 3000, (50, 2))
 def truth(rng: np.random.Generator, n: int, mirrored=()) -> list[Affine]:
     """Maps of ``n`` sections to the tissue."""
     return [
-        rigid(rng.uniform(-np.pi, np.pi), rng.uniform(-300, 300, 2), number in mirrored, np.array([1500.0, 1500.0]))
+        rigid(
+            rng.uniform(-np.pi, np.pi), rng.uniform(-300, 300, 2), number in mirrored, center=np.array([1500.0, 1500.0])
+        )
         for number in range(n)
     ]
 
@@ -42,7 +44,7 @@ def noisy(rng: np.random.Generator, pose: Affine, scale: float = 1.0) -> Affine:
     """A pair pose with the error that ``edge`` states, about the centre of the section."""
     center = pose(POINTS).mean(0)
     angle, shift = scale * ANGLE_SD * rng.normal(), scale * SHIFT_SD * rng.normal(size=2)
-    return rigid(angle, shift, False, center).compose(pose)
+    return rigid(angle, shift, False, center=center).compose(pose)
 
 
 def error(graph, poses: list[Affine], section: int) -> float:
@@ -96,7 +98,7 @@ def test_a_chain_of_twelve_does_not_drift():
 def test_a_wrong_parity_is_outvoted_by_the_other_edges(rng):
     poses = truth(rng, 5, mirrored=(2,))
     edges = chain(poses, rng=rng, scale=0.5)
-    wrong = true_pair(poses, 1, 2).compose(rigid(0.3, np.zeros(2), True, POINTS.mean(0)))
+    wrong = true_pair(poses, 1, 2).compose(rigid(0.3, np.zeros(2), True, center=POINTS.mean(0)))
     edges[1] = edge(1, 2, true_pair(poses, 1, 2), evidence=80.0, decoys=[wrong], decoy_evidence=[95.0])
     graph = solve_pose_graph(edges, n_sections=5, reflection="allow")
     assert graph.chosen[1] == 1 and (np.delete(graph.chosen, 1) == 0).all()
@@ -106,7 +108,7 @@ def test_a_wrong_parity_is_outvoted_by_the_other_edges(rng):
 def test_an_outlier_edge_is_rejected_and_bends_nothing(rng):
     poses = truth(rng, 6)
     edges = chain(poses, rng=rng, scale=0.5)
-    outlier = rigid(1.0, np.array([900.0, 0]), False, POINTS.mean(0)).compose(true_pair(poses, 2, 3))
+    outlier = rigid(1.0, np.array([900.0, 0]), False, center=POINTS.mean(0)).compose(true_pair(poses, 2, 3))
     edges[2] = edge(2, 3, outlier, evidence=200.0)
     graph = solve_pose_graph(edges, n_sections=6)
     assert graph.chosen[2] == -1 and np.isnan(graph.residuals[2]).all()
@@ -122,7 +124,7 @@ def test_the_first_edges_of_the_chain_may_be_the_wrong_ones(rng):
     edges = chain(poses, rng=rng, scale=0.3)
     for place in (0, 1):
         i = edges[place].source
-        wrong = rigid(2.0 + place, np.zeros(2), False, POINTS.mean(0)).compose(true_pair(poses, i, i + 1))
+        wrong = rigid(2.0 + place, np.zeros(2), False, center=POINTS.mean(0)).compose(true_pair(poses, i, i + 1))
         edges[place] = edge(
             i, i + 1, true_pair(poses, i, i + 1), evidence=60.0, decoys=[wrong], decoy_evidence=[75.0 + place]
         )
@@ -199,7 +201,7 @@ def test_copies_of_a_hypothesis_count_once(rng):
     edges = []
     for i, j in ((0, 1), (1, 2), (2, 3), (0, 2), (1, 3)):
         pose = noisy(rng, true_pair(poses, i, j), 0.5)
-        copies = [rigid(1e-3, rng.normal(size=2), False, pose(POINTS).mean(0)).compose(pose) for _ in range(3)]
+        copies = [rigid(1e-3, rng.normal(size=2), False, center=pose(POINTS).mean(0)).compose(pose) for _ in range(3)]
         edges.append(edge(i, j, pose, decoys=copies, decoy_evidence=[99.99, 99.98, 99.97]))
     assert (solve_pose_graph(edges, n_sections=4).chosen == 0).all()
 

@@ -1,0 +1,1 @@
+"""Alignment of one section on another."""

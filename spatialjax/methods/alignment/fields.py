@@ -93,7 +93,7 @@ def fields(*, angles: int = 48, hypotheses: int = 8, tolerance: float = 3e-3) ->
         evidence = jnp.where(usable(state.found), scored.evidence, -jnp.inf)
         evidence = jnp.where(_repeated(state, evidence), -jnp.inf, evidence)
         order = jnp.argsort(-evidence)
-        poses = to_affine(pair, state.angle, state.shift, state.mirrored)
+        poses = to_affine(pair, (state.angle, state.shift, state.mirrored))
         return Alignment(
             poses=poses[order],
             evidence=evidence[order],
