@@ -39,13 +39,13 @@ class Tile:
         """Number of rows of the whole table."""
         return self.table.shape[-2]
 
-    def scatter(self, values: Float[Array, "*t b *f"], onto: Float[Array, "n *f"] | None = None) -> Array:
+    def scatter(self, values: Float[Array, "..."], onto: Float[Array, "n ..."] | None = None) -> Array:
         """Put values of the core rows back into the order of the whole table.
 
         Parameters
         ----------
         values
-            One value for each place of the tile (or of each tile of a batch).
+            ``(*t, b, ...)``: one value for each place of the tile, or of each tile of a batch.
         onto
             Table that keeps its rows where the tile owns none; zeros where left out.
         """
@@ -54,12 +54,12 @@ class Tile:
         target = jnp.where(self.core, self.rows, self.size).reshape(-1)
         return onto.at[target].set(jnp.asarray(values).reshape(-1, *fields), mode="drop")
 
-    def gather(self, table: Float[Array, "n *f"]) -> Array:
+    def gather(self, table: Float[Array, "n ..."]) -> Array:
         """Rows of a whole table in the places of the tile; unused places repeat the last row."""
         return jnp.take(table, self.rows, axis=0, mode="clip")
 
 
-def row_keys(key: Any, rows: Int[Array, "b"]) -> Any:
+def row_keys(key: Any, rows: Int[Array, " b"]) -> Any:
     """One random key for each row, the same in every tile that shows the row, core or halo."""
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
 

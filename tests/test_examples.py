@@ -27,11 +27,11 @@ def test_every_example_is_tested_here() -> None:
 
 
 def test_script_a_method(capsys: pytest.CaptureFixture[str]) -> None:
-    """Both ways to the same factorisation end at about the same deviance, and lower than where they began."""
+    """Both ways to the same factorisation end at the same loss within 1 %, a third of what either gains."""
     fitted = load("script_a_method").main(["--small"])
     updates, gradients = np.array(fitted["updates"]), np.array(fitted["gradients"])
     assert np.isfinite(updates).all() and np.isfinite(gradients).all()
-    np.testing.assert_allclose(updates, gradients, rtol=0.02)
+    np.testing.assert_allclose(updates, gradients, rtol=0.01)
     assert "genes that the factors explain worst" in capsys.readouterr().out
 
 

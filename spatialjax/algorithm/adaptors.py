@@ -58,8 +58,8 @@ def minimize(model: Model, optimizer: optax.GradientTransformation, local: Seque
     Raises
     ------
     ValueError
-        If ``optimizer`` accumulates gradients over steps (``optax.MultiSteps``) and there are local tables; at the first
-        step if ``local`` or ``start`` name no group of the model, or ``start`` has other shapes than it.
+        If ``optimizer`` accumulates gradients over steps (``optax.MultiSteps``) and there are local tables; when run,
+        if ``local`` or ``start`` name no group of the model, or ``start`` has other shapes than it.
     """
     if local and isinstance(optimizer, optax.MultiSteps):
         raise ValueError("Expected an optimizer that updates at every step for local tables, found optax.MultiSteps.")
@@ -92,11 +92,8 @@ def minimize(model: Model, optimizer: optax.GradientTransformation, local: Seque
         local_moments = state.local_moments
         if local:
             rows = _gather(tile, local_moments)
-            moved, rows = jax.vmap(
-                lambda slope, rows, seen: optimizer.update(
-                    slope, rows, seen, value=loss, grad=slope, value_fn=lambda p: loss
-                )
-            )(local_slope, rows, seen)
+            each = jax.vmap(lambda slope, own, row: optimizer.update(slope, own, row, value=loss, grad=slope))
+            moved, rows = each(local_slope, rows, seen)
             tables = _scatter(tile, optax.apply_updates(seen, moved), tables)
             local_moments = _scatter(tile, rows, local_moments)
         return Trained({**shared, **tables}, aux, moments, local_moments), {"loss": loss, **metrics}
@@ -131,7 +128,7 @@ class Turn(NamedTuple):
 
 
 class Alternating(NamedTuple):
-    """State of ``alternate``: counter, parameters, statistics, and optimizer state and last information of each turn."""
+    """State of ``alternate``; ``moments`` and ``infos`` hold optimizer state and last information of each turn."""
 
     step: Int[Array, ""]
     params: dict[str, Any]
@@ -228,11 +225,19 @@ def solve(function: Callable[..., Any]) -> Algorithm:
         ``(key, data) -> result``; runs once, in the read-out.
     """
 
-    def step(key: Any, state: Any, data: Any) -> tuple[Any, dict[str, Any]]:
+    def init(key: Any, data: Any, start: Any = None) -> tuple[()]:
+        del key, data, start
+        return ()
+
+    def step(key: Any, state: tuple[()], data: Any) -> tuple[tuple[()], dict[str, Any]]:
         del key, data
         return state, {"done": True}
 
-    return Algorithm(lambda key, data, start=None: (), step, lambda key, state, data: function(key, data))
+    def readout(key: Any, state: tuple[()], data: Any) -> Any:
+        del state
+        return function(key, data)
+
+    return Algorithm(init, step, readout)
 
 
 def weighted_mean(total: Float[Array, ""], weight: Float[Array, ""]) -> Float[Array, ""]:

@@ -163,9 +163,10 @@ def _check_step(before: Any, after: Any, info: dict[str, Any]) -> None:
         raise TypeError(f"Expected step to return a state of the structure it was given, {old}, found {new}.")
     for (path, was), now in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True):
         if (was.shape, was.dtype) != (now.shape, now.dtype):
+            name, wanted, found = jax.tree_util.keystr(path), f"{was.dtype}{was.shape}", f"{now.dtype}{now.shape}"
             raise TypeError(
-                f"Expected step to keep the shape and type of state{jax.tree_util.keystr(path)}, {was.dtype}{was.shape}, "
-                f"found {now.dtype}{now.shape}: cast it in step or change what init returns."
+                f"Expected step to keep the shape and type of state{name}, {wanted}, found {found}: "
+                "cast it in step or change what init returns."
             )
     if not isinstance(info, dict):
         raise TypeError(f"Expected step to return (state, dict of numbers), found a {type(info).__name__} as second.")
@@ -263,9 +264,8 @@ def _loop(
                     options.progress(Progress(task.label, int(np.max(run.steps)), options.max_steps, last))
                 except KeyboardInterrupt:
                     halted = True
-            if store is not None and (
-                halted or ended - saved > SAVE_SECONDS or not _unfinished(run, options.max_steps)
-            ):
+            due = halted or ended - saved > SAVE_SECONDS or not _unfinished(run, options.max_steps)
+            if store is not None and due:
                 store.save(run, [_join(parts) for parts in pieces])
                 saved = time.perf_counter()
             if halted:

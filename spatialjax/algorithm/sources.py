@@ -113,7 +113,7 @@ def tiles_of(data: Any) -> list[Tile]:
 
 
 def tile_source(tiles: Tile) -> Source:
-    """A source that visits the tiles of a batch (see ``spatialjax.tiles.tile``) one after the other, again and again."""
+    """A source that visits the tiles of a batch (of ``spatialjax.tiles.tile``) one after the other, again and again."""
     return Source(tiles, _nth_tile, len(tiles.rows))
 
 

@@ -30,7 +30,8 @@ def moments(*, mirrored: bool = True) -> Method:
         Data: (source, target) slices; features are not read. Result: ``Alignment``.
     """
 
-    def align(data: tuple[Slice, Slice]) -> Alignment:
+    def align(key: Any, data: tuple[Slice, Slice]) -> Alignment:
+        del key
         source, target = data
         poses = axis_poses(source, target, mirrored=mirrored)
         evidence = jnp.stack([shape_overlap(poses[i], source, target) for i in range(poses.shift.shape[0])])
