@@ -21,7 +21,7 @@ import spatialjax as sj
 def sections(*, small: bool) -> list[Any]:
     """Sections in their order, one AnnData each; they carry the length of a unit of their coordinates."""
     if small:
-        return sj.datasets.simulated(n_sections=3, spots=250, genes=60)
+        return sj.datasets.simulated(n_sections=3, spots=220, genes=80, crop=0.9)
     if sj.datasets.data_folder() is None:
         return sj.datasets.simulated()
     return sj.datasets.load("stahl")

@@ -121,7 +121,7 @@ def domains(atlas: AnnData) -> Figure:
         rows = _rows(atlas, name)
         _dots(panel, atlas.obsm["spatial3d"][rows, :2], color=_domain_colors(atlas)[rows])
         panel.set_title(_short(name), fontsize=9, loc="left", color=_INK)
-    _same_limits(panels[: len(names)], atlas)
+    _same_limits(panels, atlas, names)
     _domain_legend(figure, atlas)
     return figure
 
@@ -227,10 +227,8 @@ def _rows(atlas: AnnData, name: str) -> np.ndarray:
 def _main_rows(atlas: AnnData) -> np.ndarray:
     """Cells of the largest component."""
     component = np.asarray(atlas.obs["component"])
-    placed = component[component >= 0]
-    if len(placed) == 0:
-        raise InputError("Expected at least one placed section, found none: there is nothing to show.")
-    return component == np.bincount(placed).argmax()
+    _placed_names(atlas)
+    return component == np.bincount(component[component >= 0]).argmax()
 
 
 def _successive(atlas: AnnData) -> list[tuple[str, str]]:
@@ -265,7 +263,7 @@ def _each_section(atlas: AnnData, values: np.ndarray, *, cmap: str, limits: tupl
         _dots(panel, points[~np.isfinite(shown)], color=_MISSING)
         drawn = _dots(panel, points[np.isfinite(shown)], color=shown[np.isfinite(shown)], cmap=cmap, limits=limits)
         panel.set_title(_short(name), fontsize=9, loc="left", color=_INK)
-    _same_limits(panels[: len(names)], atlas)
+    _same_limits(panels, atlas, names)
     bar = figure.colorbar(drawn, ax=panels, shrink=0.7, aspect=30, pad=0.01)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)
@@ -316,11 +314,13 @@ def _map_frame(panel: Any) -> None:
     _scale_bar(panel)
 
 
-def _same_limits(panels: Sequence[Any], atlas: AnnData) -> None:
-    xy = atlas.obsm["spatial3d"][:, :2]
-    low, high = np.nanmin(xy, axis=0), np.nanmax(xy, axis=0)
-    edge = 0.04 * max((high - low).max(), 1e-9)
-    for panel in panels:
+def _same_limits(panels: Sequence[Any], atlas: AnnData, names: Sequence[str]) -> None:
+    """One window for all sections of a frame, with room for the bar below."""
+    component = np.asarray(atlas.obs["component"])
+    for name, panel in zip(names, panels, strict=False):
+        xy = atlas.obsm["spatial3d"][component == component[_rows(atlas, name)[0]], :2]
+        low, high = xy.min(0), xy.max(0)
+        edge = 0.04 * max((high - low).max(), 1e-9)
         panel.set_xlim(low[0] - edge, high[0] + edge)
         panel.set_ylim(high[1] + 4 * edge, low[1] - edge)
         panel.set_aspect("equal")

@@ -67,6 +67,14 @@ PER_SPOT: dict[type, tuple[str, ...]] = {Alignment: ("overlap",), Embedding: ("v
 
 
 def crop(result: Any, size: int) -> Any:
-    """The result with its per-spot fields cropped to the first ``size`` spots; other fields stay whole."""
-    fields = PER_SPOT.get(type(result), ())
-    return result.replace(**{name: getattr(result, name)[:size] for name in fields})
+    """The result with its per-spot fields cropped to the first ``size`` spots; other fields stay whole.
+
+    Raises
+    ------
+    TypeError
+        If the per-spot fields of the result are not known.
+    """
+    if type(result) not in PER_SPOT:
+        known = ", ".join(sorted(kind.__name__ for kind in PER_SPOT))
+        raise TypeError(f"Expected one of the results {known}, found {type(result).__name__}: add it to PER_SPOT.")
+    return result.replace(**{name: getattr(result, name)[:size] for name in PER_SPOT[type(result)]})

@@ -1,8 +1,8 @@
 """The one data type of the package: a tissue section as a padded, masked pytree.
 
-``Slice`` holds what a device computes on. A *batch* of sections is the same type with one more leading axis. Counts stay
-sparse on the host (see ``algorithm.sources``). Sections are padded to a few shared capacities, so that a second section
-does not compile again, and at least one padding spot is always kept.
+``Slice`` holds what a device computes on. A *batch* of sections is the same type with one more leading axis. Counts
+stay sparse on the host (see ``algorithm.sources``). Sections are padded to a few shared capacities, so that a second
+section does not compile again, and at least one padding spot is always kept.
 """
 
 from __future__ import annotations
@@ -111,9 +111,11 @@ def make_slice(
     Raises
     ------
     ValueError
-        If the arrays disagree about n or the capacity leaves no padding spot.
+        If the arrays disagree about n, features or xy are no table, or the capacity leaves no padding spot.
     """
     features, xy = np.asarray(features, np.float32), np.asarray(xy, np.float32)
+    if features.ndim != 2 or xy.ndim != 2:
+        raise ValueError(f"Expected tables (n, p) and (n, d), found features {features.shape} and xy {xy.shape}.")
     n = len(xy)
     capacity = bucket(n) if capacity is None else capacity
     if len(features) != n:
@@ -130,8 +132,8 @@ def make_slice(
     mask = np.arange(capacity) < n
     weights = pad(np.ones(n, np.float32) if weights is None else np.asarray(weights, np.float32))
     if edges is not None:
-        own = np.broadcast_to(np.arange(n, capacity, dtype=np.int32)[:, None], (capacity - n, edges.index.shape[1]))
-        index = np.concatenate([np.asarray(edges.index, np.int32), own])
+        index = pad(np.asarray(edges.index, np.int32))
+        index[n:] = np.arange(n, capacity)[:, None]
         edges = Neighbors(jnp.asarray(index), jnp.asarray(pad(np.asarray(edges.weight, np.float32))))
     return Slice(
         features=jnp.asarray(pad(features)),

@@ -64,16 +64,18 @@ def rigid(angle: Any, shift: Any, mirrored: Any = False, *, center: Any = None) 
     angle
         Radians, counter-clockwise; any batch shape.
     shift
-        Translation in µm, shape (*batch, 2).
+        Translation in µm, shape (*batch, 2); batches of angles, shifts and parities are broadcast.
     mirrored
         Whether the section is turned over first.
     center
         Fixed point of the linear part, µm; the origin where left out.
     """
-    xp = _namespace(angle, shift)
-    angle, shift = xp.asarray(angle), xp.asarray(shift)
-    sign = xp.where(xp.asarray(mirrored), -1.0, 1.0).astype(shift.dtype)
+    xp = _namespace(angle, shift, mirrored, center)
+    angle, shift, mirrored = xp.asarray(angle), xp.asarray(shift), xp.asarray(mirrored)
+    batch = xp.broadcast_shapes(angle.shape, mirrored.shape, shift.shape[:-1])
+    angle, shift = xp.broadcast_to(angle, batch), xp.broadcast_to(shift, (*batch, 2))
     c, s = xp.cos(angle), xp.sin(angle)
+    sign = xp.where(mirrored, -1, 1).astype(c.dtype)
     matrix = xp.stack([xp.stack([c, -s * sign], -1), xp.stack([s, c * sign], -1)], -2)
     if center is None:
         return Affine(matrix, shift)

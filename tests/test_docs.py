@@ -125,6 +125,19 @@ def test_the_references_are_complete_and_readable(from_package: Any) -> None:
     assert not re.search(r"[{}\\]", page)
 
 
+def test_the_figures_in_the_readme_are_those_of_the_benchmark(from_package: Any) -> None:
+    """The paragraph of the README is the one that the committed results give; copy it from here when they change."""
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert from_package.summary() in readme, f"put into README.md:\n\n{from_package.summary()}"
+
+
+def test_every_committed_result_has_its_table(from_package: Any) -> None:
+    """Each file of results has a section with the command that wrote it."""
+    page = from_package.benchmarks_page()
+    for path in (ROOT / "benchmarks" / "results").glob("*.json"):
+        assert f"## {path.stem}\n\n`python benchmarks/{path.stem}.py" in page
+
+
 def test_every_citation_is_printed() -> None:
     """``citation`` gives the BibTeX entry of each published method."""
     import spatialjax

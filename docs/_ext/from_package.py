@@ -1,4 +1,4 @@
-"""Pages made from the package at build time: methods from their cards, options, references, one page a namespace.
+"""Pages made at build time: methods from their cards, options, references, benchmarks, one page a namespace.
 
 Run before Sphinx reads the sources. A file is written only where its text has changed, so that a second build is quick.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
+RESULTS = HERE.parent / "benchmarks" / "results"
 FIDELITY = {
     "verified": "agrees with the authors' code or a published figure",
     "published": "follows the paper's equations",
@@ -31,6 +33,7 @@ def setup(app: Any) -> dict[str, Any]:
 def write_pages(folder: Path) -> None:
     """Write the pages that are made from the package into the folder of the sources."""
     pages = {"methods.md": methods_page(), "references.md": references_page(), "generated/options.md": options_page()}
+    pages["benchmarks.md"] = benchmarks_page()
     pages |= {f"api/generated/{name}.rst": text for name, text in api_pages().items()}
     for name, text in pages.items():
         path = folder / name
@@ -183,6 +186,49 @@ def references_page() -> str:
         text = [f"{authors} ({fields['year']}).", f"{fields['title']}.", f"{place}." if place else "", link]
         lines += [f"({key})=", "", f"`{key}`", ": " + " ".join(part for part in text if part), ""]
     return "\n".join(lines)
+
+
+def benchmarks_page() -> str:
+    """Every committed result of a benchmark: what was run on what, and its figures in full."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Made from `benchmarks/results/`; each file says which command wrote it.",
+        "",
+        summary(),
+        "",
+    ]
+    for path in sorted(RESULTS.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows = content.get("rows") or [{"case": name, **row} for name, row in content.get("results", {}).items()]
+        lines += [f"## {path.stem}", "", f"`{content.get('command', f'python benchmarks/{path.stem}.py')}`", ""]
+        lines += [f"- target, {name}: {target}" for name, target in content.get("targets", {}).items()]
+        machine = content.get("context", content)
+        lines += [f"- jax {machine['versions']['jax']}, {machine['device']}, {machine['cores']} cores", ""]
+        plain = [{name: value for name, value in row.items() if isinstance(value, str | int | float)} for row in rows]
+        columns = list(dict.fromkeys(name for row in plain for name in row))
+        lines += ["| " + " | ".join(map(cell, columns)) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
+        lines += ["| " + " | ".join(cell(row.get(name, "")) for name in columns) + " |" for row in plain] + [""]
+    return "\n".join(lines)
+
+
+def summary() -> str:
+    """The alignment benchmark in one paragraph, as the README has it; empty where it was not run."""
+    path = RESULTS / "alignment_dlpfc.json"
+    if not path.exists():
+        return ""
+    rows = [row for row in json.loads(path.read_text(encoding="utf-8"))["rows"] if row["method"] == "fields"]
+    right = sum(row["parity right"] for row in rows)
+    moved = [row["displacement"] for row in rows]
+    share = [row["relative accuracy"] for row in rows]
+    return (
+        "Two neighbouring sections of human cortex (Visium, whole and as partial crops), the second one as given, "
+        "rotated, mirrored and rotated, cropped to 60 % and rotated: right side up in "
+        f"{right} of {len(rows)} cases; median displacement from the rigid map that fits the cortical layers best "
+        f"{min(moved):.2f}–{max(moved):.2f} spot distances; share of spots that land by a spot of their own layer "
+        f"{100 * min(share):.1f}–{100 * max(share):.1f} % of what that map reaches. "
+        "The layers are used for scoring only."
+    )
 
 
 def read_bibtex(text: str) -> Iterator[tuple[str, dict[str, str]]]:

@@ -19,6 +19,7 @@ import numpy as np
 from spatialjax.algorithm.sources import HostSource
 
 _OURS = re.compile(r"(run|member-\d+)(-phase-\d+)?")
+_CUT_SHORT = re.compile(r"\d+\.orbax-checkpoint-tmp.*")
 
 History = dict[str, np.ndarray]
 
@@ -98,7 +99,9 @@ class Store:
                         shapes[f"{member}/{name}"] = jax.ShapeDtypeStruct((length,), np.dtype(kind))
             arrays = checkpointer.restore(place, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes)))
         arrays = arrays["arrays"]
-        found = [arrays[_name(i)] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype) for i, leaf in enumerate(leaves)]
+        found = [
+            _free(arrays[_name(i)]) if leaf.size else jnp.zeros(leaf.shape, leaf.dtype) for i, leaf in enumerate(leaves)
+        ]
         histories = [
             {
                 name: np.asarray(arrays[f"{member}/{name}"]) if length else np.zeros(0, np.dtype(kind))
@@ -109,7 +112,7 @@ class Store:
         return jax.tree.unflatten(tree, found), histories
 
     def save(self, run: Any, histories: list[History]) -> None:
-        """Write a checkpoint, then remove the older one."""
+        """Write a checkpoint, then remove the older one and what a killed write left behind."""
         import orbax.checkpoint as ocp
 
         steps = int(np.max(run.steps))
@@ -124,12 +127,15 @@ class Store:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
             checkpointer.save(self.folder / str(steps), args=items)
-        for number in older:
-            shutil.rmtree(self.folder / str(number))
+        for entry in list(self.folder.iterdir()):
+            if entry.name in map(str, older) or _CUT_SHORT.fullmatch(entry.name):
+                shutil.rmtree(entry)
 
     def _written(self) -> list[int]:
         """Numbers of steps of the complete checkpoints: an unfinished one has another name until it is whole."""
-        return [int(p.name) for p in self.folder.iterdir() if p.name.isdigit()] if self.folder.is_dir() else []
+        entries = list(self.folder.iterdir()) if self.folder.is_dir() else []
+        whole = [entry for entry in entries if (entry / "meta").is_dir() and (entry / "arrays").is_dir()]
+        return [int(entry.name) for entry in whole if entry.name.isdigit()]
 
     def _refuse_another(self, theirs: dict[str, str]) -> None:
         names = {**theirs, **self.fingerprint}
@@ -151,15 +157,16 @@ def deferred_interrupt(active: bool) -> Iterator[Callable[[], bool]]:
     Parameters
     ----------
     active
-        Whether to do so; never outside of the main thread, which signals do not reach.
+        Whether to do so; never outside of the main thread, which signals do not reach, or where Ctrl-C is ignored.
 
     Yields
     ------
     callable
-        Says whether Ctrl-C came. A second one interrupts at once.
+        Says whether Ctrl-C came. A second one interrupts at once, and so does one that nobody asked for at the end.
     """
     came: list[bool] = []
-    if not active or threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    if not active or not callable(before) or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
 
@@ -168,17 +175,26 @@ def deferred_interrupt(active: bool) -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         came.append(True)
 
-    before = signal.signal(signal.SIGINT, hold)
+    signal.signal(signal.SIGINT, hold)
     try:
         yield lambda: bool(came)
     finally:
         signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _plain(leaf: Any) -> np.ndarray:
     if jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)
+
+
+def _free(leaf: Any) -> Any:
+    """The same values bound to no device: those that orbax gives are, and would compile every program again."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.asarray(_plain(leaf)), impl=jax.random.key_impl(leaf))
+    return jnp.asarray(_plain(leaf))
 
 
 def _name(position: int) -> str:

@@ -112,7 +112,14 @@ def draws(size: int) -> Reducer:
     """The latest ``size`` values, as a dict ``draws`` (along a leading axis, oldest first) and ``count`` of all seen.
 
     Where fewer than ``size`` were seen, the last places are 0.
+
+    Raises
+    ------
+    ValueError
+        If ``size`` is below 1.
     """
+    if size < 1:
+        raise ValueError(f"Expected size >= 1, found {size}.")
 
     def init(value: Any) -> Any:
         return jnp.int32(0), jax.tree.map(

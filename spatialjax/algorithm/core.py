@@ -136,6 +136,7 @@ def fit(
         Continue from the checkpoints in the directory (to the same bits, whatever the chunks); False removes them.
     chunk
         Steps between two looks at the clock, at most 1,024; chosen by the clock where left out. It changes no bit.
+        With a host source each step is looked at.
     how
         ``"map"`` runs the members of a list one after the other, in bits as alone; ``"vmap"`` those of one shape
         together, equal to tolerance. Where left out, ``"map"`` on a CPU and ``"vmap"`` on an accelerator. Members with
@@ -205,8 +206,8 @@ def _budgets(algorithm: Algorithm | Chain, max_steps: int | tuple[int, ...], pha
         wanted = f"a tuple of {phases} numbers, one a phase" if chained else "one number"
         raise ValueError(f"Expected max_steps to be {wanted}, found {max_steps!r}.")
     budgets = max_steps if chained else (max_steps,)
-    if min(budgets) < 0:
-        raise ValueError(f"Expected max_steps >= 0, found {max_steps!r}.")
+    if any(not isinstance(budget, int | np.integer) or budget < 0 for budget in budgets):
+        raise ValueError(f"Expected max_steps to be whole and >= 0, found {max_steps!r}.")
     return budgets
 
 

@@ -40,7 +40,7 @@ class Progress(NamedTuple):
     max_steps
         Budget of steps.
     info
-        Numbers of the last step; under ``vmap`` arrays with one number a member.
+        Numbers of the last step; under ``vmap`` arrays with one number a member, each of its own last step.
     """
 
     label: str
@@ -186,10 +186,19 @@ class Task(NamedTuple):
     folder: str
     axes: tuple[int | None, ...] | None = None
 
+    def placed(self) -> Task:
+        """The same task with its arrays on the device, where they are put once and not at each step."""
+        return self._replace(data=jax.tree.map(_placed, self.data), start=jax.tree.map(_placed, self.start))
+
     def at(self, t: int) -> tuple[Program, Inputs]:
         """The program, and its inputs at step ``t``."""
         leaves, tree = jax.tree.flatten((on_host(self.data, t), self.start))
-        return Program(self.algorithm, tree, self.axes), Inputs(self.key, [jnp.asarray(leaf) for leaf in leaves])
+        return Program(self.algorithm, tree, self.axes), Inputs(self.key, [_placed(leaf) for leaf in leaves])
+
+
+def _placed(leaf: Any) -> Any:
+    """The leaf on the device, without compiling the copy that ``jnp.asarray`` makes of a numpy array."""
+    return leaf if isinstance(leaf, jax.Array | HostSource) else jax.device_put(np.asarray(leaf))
 
 
 class Options(NamedTuple):
@@ -215,8 +224,10 @@ def drive(task: Task, options: Options) -> Outcome:
     Raises
     ------
     ValueError
-        If the checkpoint is one of another run, or has more steps than the budget.
+        If sources do not agree, or the checkpoint is one of another run or has more steps than the budget.
     """
+    sources(task.data)
+    task = task.placed()
     program, inputs = task.at(0)
     store = None if options.checkpoint is None else _store(task, options.checkpoint)
     run, histories = _first_run(task, store)
@@ -259,9 +270,9 @@ def _loop(
             halted = interrupted()
             if options.progress is not None and (ended - reported > REPORT_SECONDS or not on_the_host):
                 reported = ended
-                last = {name: values[..., int(taken.max()) - 1] for name, values in info.items()}
                 try:
-                    options.progress(Progress(task.label, int(np.max(run.steps)), options.max_steps, last))
+                    latest = _latest(pieces, alone=task.axes is None)
+                    options.progress(Progress(task.label, int(np.max(run.steps)), options.max_steps, latest))
                 except KeyboardInterrupt:
                     halted = True
             due = halted or ended - saved > SAVE_SECONDS or not _unfinished(run, options.max_steps)
@@ -287,6 +298,13 @@ def _next_length(length: int, seconds: float) -> int:
     return max(1, min(wanted, 8 * length, LARGEST_CHUNK))
 
 
+def _latest(pieces: list[list[History]], *, alone: bool) -> dict[str, Any]:
+    """Numbers of the last step of each member."""
+    ends = [next((part for part in reversed(parts) if any(map(len, part.values()))), {}) for parts in pieces]
+    last = {name: np.stack([end[name][-1] for end in ends]) for name in ends[0]}
+    return {name: values[0] for name, values in last.items()} if alone else last
+
+
 def _join(parts: list[History]) -> History:
     filled = [part for part in parts if part] or [{}]
     return {name: np.concatenate([part[name] for part in filled]) for name in filled[0]}
@@ -294,6 +312,8 @@ def _join(parts: list[History]) -> History:
 
 def _store(task: Task, directory: Path) -> Store:
     program, inputs = task.at(0)
+    # Shapes alone: the text also shows where arrays lie, which changes no bit.
+    inputs = jax.eval_shape(lambda same: same, inputs)
     run = jax.eval_shape(partial(begin, program), inputs)
     first = begin.lower(program, inputs).as_text()
     step = advance.lower(program, run, inputs, stop=jnp.int32(0)).as_text()
@@ -322,8 +342,9 @@ def _read(task: Task, program: Program, inputs: Inputs, *, state: Any) -> tuple[
         return read(program, state, inputs)
     results, parts = [], []
     for t in range(sources(task.data)[0].sweep):
-        result, broken = read(program, state, task.at(t)[1])
+        inputs = task.at(t)[1]
+        result, broken = read(program, state, inputs)
         results.append(result)
-        parts.append(tiles_of(on_host(task.data, t))[0].replace(values=()))
+        parts.append(tiles_of(jax.tree.unflatten(program.tree, inputs.leaves)[0])[0].replace(values=()))
     stack = partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
     return Tiled(stack(*results), stack(*parts)), broken

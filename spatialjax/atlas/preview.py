@@ -10,10 +10,10 @@ from spatialjax.atlas.features import shared_capacities
 from spatialjax.atlas.pairs import pairs_of
 from spatialjax.atlas.reconstruction import Options
 
-#: Measured on two CPU cores: seconds to start and compile, for a pair, and for 1,000 spots; with the default method.
-_START, _COMPILE, _PAIR, _THOUSAND = 6.0, 12.0, 1.0, 0.6
+#: Measured on two CPU cores: seconds to start and write, to compile, for a pair, and for 1,000 spots of a pair.
+_START, _COMPILE, _PAIR, _THOUSAND = 10.0, 25.0, 1.0, 1.0
 #: Measured: memory of a process with its libraries, MB, and bytes for each spot beside its values.
-_PROCESS, _SPOT = 900.0, 6000.0
+_PROCESS, _SPOT = 750.0, 8000.0
 
 
 def preview(stack: Any, options: Options) -> dict[str, Any]:

@@ -70,10 +70,10 @@ def _header(result: Reconstruction) -> str:
         (f"{np.median(loops):.1f}°" if loops else "–", "median loop error"),
     ]
     cells = "".join(f"<div><b>{escape(value)}</b><span>{escape(label)}</span></div>" for value, label in tiles)
-    anchor = next((p.anchor for p in result.transforms.values() if p.anchor), None)
-    frame = (
-        f"Lengths are in µm, in the frame of section <em>{escape(anchor)}</em>." if anchor else "No section is placed."
-    )
+    anchors = [f"<em>{escape(names[0])}</em>" for names in _groups(result)]
+    frame = "No section is placed."
+    if anchors:
+        frame = f"Lengths are in µm, in the frame of section {' or '.join(anchors)}, which keeps its own coordinates."
     return f'<header><h1>Aligned tissue</h1><p>{frame}</p><div class="tiles">{cells}</div></header>'
 
 
@@ -87,10 +87,23 @@ def _attention(result: Reconstruction) -> str:
         parts.append(f'<section class="alert"><h2>Not placed</h2>{_list(result.unplaced)}</section>')
     if notes:
         parts.append(f'<section class="note"><h2>Read this first</h2>{notes}</section>')
-    if not findings and not result.unplaced:
+    groups = _groups(result)
+    if len(groups) > 1:
+        frames = [f"{', '.join(names)}: in the frame of {names[0]}" for names in groups]
+        parts.insert(0, f'<section class="alert"><h2>Groups that nothing joins</h2>{_list(frames)}</section>')
+    if not findings and not result.unplaced and len(groups) == 1:
         order = "; nothing speaks against their order and gaps" if len(result.transforms) >= 4 else ""
         parts.insert(0, f'<section class="good"><p>Every section is placed{order}.</p></section>')
     return "\n".join(parts)
+
+
+def _groups(result: Reconstruction) -> list[list[str]]:
+    """Names of the sections of each frame, the anchor first."""
+    placed = [p for p in result.transforms.values() if p.placed]
+    return [
+        sorted((p.name for p in placed if p.component == c), key=lambda name: result.transforms[name].anchor != name)
+        for c in sorted({p.component for p in placed})
+    ]
 
 
 def _stack(result: Reconstruction) -> str:

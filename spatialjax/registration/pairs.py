@@ -154,11 +154,10 @@ def _real(section: Slice) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(section.xy, np.float64)[mask][:, :2], np.asarray(section.features, np.float64)[mask]
 
 
-def find_peaks(pair: FieldPair, *, angles: int = 48, keep: int = 8) -> Peaks:
-    """The best poses on the coarse fields, see ``search``."""
-    source, target = pair.coarse
-    area = jnp.full(pair.features.shape[1], pair.area)
-    return search(source, target, area, angles=angles, keep=keep)
+def find_peaks(pair: FieldPair, *, angles: int = 48, keep: int = 8, components: int | None = None) -> Peaks:
+    """The best poses on the coarse fields, see ``search``; by the leading ``components`` alone where given."""
+    source, target = (field.replace(values=field.values[..., :components]) for field in pair.coarse)
+    return search(source, target, jnp.full(source.values.shape[-1], pair.area), angles=angles, keep=keep)
 
 
 def place(points: Any, pose: tuple[Any, Any, Any]) -> Any:
@@ -270,7 +269,7 @@ def _best_unrelated(pair: FieldPair, order: Any, sign: Any) -> Any:
     return find_peaks(pair.replace(coarse=(source, shuffled)), angles=24, keep=2).evidence[0]
 
 
-def null_evidence(key: Key[Array, ""], source: Slice, target: Slice, *, draws: int = 4) -> float:
+def null_evidence(key: Key[Array, ""], source: Slice, target: Slice, *, draws: int = 2) -> float:
     """Evidence that two unrelated fields of this smoothness reach at their best pose: what a pair must beat.
 
     The target's components are permuted and their signs drawn, which keeps their smoothness and the tissue's shape but
@@ -283,7 +282,7 @@ def null_evidence(key: Key[Array, ""], source: Slice, target: Slice, *, draws: i
     source, target
         Sections with features of one embedding.
     draws
-        Number of searches.
+        Number of searches, each over both parities.
     """
     pair = field_pair(source, target)
     p = pair.features.shape[1]

@@ -192,7 +192,7 @@ def coarse_fields(
     *,
     pixel: float,
     extent: tuple[np.ndarray, np.ndarray],
-    most: int = 64,
+    most: int = 48,
 ) -> tuple[Field, Field]:
     """Both sections on equal square grids with one pixel size, for ``search`` (host).
 

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spatialjax.algorithm import Algorithm, Chain, Progress, fit
+from spatialjax.algorithm import Algorithm, Progress, fit
 from spatialjax.algorithm import loop as loop_module
+from spatialjax.slices import make_slice
 
 
 def noisy_descent(rate: float = 0.1, goal: float = 1e-3, traces: list[str] | None = None) -> Algorithm:
@@ -242,6 +243,9 @@ def test_inputs_survive_the_run(key: Any) -> None:
     np.testing.assert_array_equal(start, np.ones(4))
     np.testing.assert_array_equal(found.state[0], np.full(4, 3))
     np.testing.assert_array_equal(found.result[2], np.full(4, 4))
+    again = fit(algorithm, key, np.zeros(4), max_steps=1, start=found.state[0])
+    np.testing.assert_array_equal(again.result[2], np.full(4, 4))
+    np.testing.assert_array_equal(found.state[0], np.full(4, 3))
 
 
 def test_python_numbers_in_the_state_do_not_drift(key: Any) -> None:
@@ -254,28 +258,28 @@ def test_python_numbers_in_the_state_do_not_drift(key: Any) -> None:
     assert fit(algorithm, key, jnp.ones(1), max_steps=2).result == 2.0
 
 
-def test_a_drifting_type_is_named(key: Any) -> None:
-    algorithm = Algorithm(
-        lambda key, data, start=None: {"labels": jnp.zeros(3, jnp.int32)},
-        lambda key, state, data: ({"labels": state["labels"] * 0.5}, {}),
-        lambda key, state, data: state,
-    )
-    with pytest.raises(TypeError, match=r"state\['labels'\], int32\(3,\), found float32\(3,\)"):
-        fit(algorithm, key, jnp.ones(1), max_steps=1)
-
-
-def test_information_that_is_no_number_is_refused(key: Any) -> None:
-    algorithm = Algorithm(
-        lambda key, data, start=None: data, lambda key, state, data: (state, {"loss": data}), lambda *a: None
-    )
-    with pytest.raises(TypeError, match=r"one number in info\['loss'\], found an array of shape \(3,\)"):
-        fit(algorithm, key, jnp.ones(3), max_steps=1)
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (lambda key, s, d: ({"a": s["a"] * 1.5}, {}), r"state\['a'\], int32\(2,\), found float32\(2,\): cast it"),
+        (lambda key, s, d: ({"a": s["a"][:1]}, {}), r"state\['a'\], int32\(2,\), found int32\(1,\)"),
+        (lambda key, s, d: ({"b": s["a"]}, {}), "state of the structure it was given"),
+        (lambda key, s, d: (s, s["a"]), r"\(state, dict of numbers\)"),
+        (lambda key, s, d: (s, {"loss": s["a"]}), r"one number in info\['loss'\], found an array of shape \(2,\)"),
+    ],
+)
+def test_a_step_that_breaks_its_contract_gets_one_clear_message(key: Any, step: Any, message: str) -> None:
+    """A drifting type or shape of the state, another structure, information that is no dict of numbers."""
+    algorithm = Algorithm(lambda key, data, start=None: {"a": jnp.arange(2)}, step, lambda key, state, data: state)
+    with pytest.raises(TypeError, match=message):
+        fit(algorithm, key, None, max_steps=2)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_steps": -1}, "max_steps >= 0"),
+        ({"max_steps": -1}, "whole and >= 0, found -1"),
+        ({"max_steps": 2.5}, "whole and >= 0, found 2.5"),
         ({"max_steps": (3, 4)}, "one number"),
         ({"max_steps": 3, "how": "pmap"}, "'map', 'vmap' or None"),
         ({"max_steps": 3, "chunk": 0}, "chunk between 1 and"),
@@ -287,43 +291,46 @@ def test_wrong_options_are_refused(key: Any, options: dict[str, Any], message: s
         fit(DESCENT, key, targets(3, 3), **options)
 
 
-def shrink(fitted: Any, data: Any) -> Any:
-    """A handover that changes the shapes: the larger half of the values, started where the first phase ended."""
-    kept = np.sort(np.argsort(np.asarray(fitted.result))[-2:])
-    return {"y": np.asarray(data["y"])[kept]}, np.asarray(fitted.result)[kept]
+def test_members_of_equal_data_differ_by_their_key(key: Any) -> None:
+    first, second = fit(DESCENT, key, targets(5) * 2, max_steps=3, how="vmap")
+    assert np.abs(first.result - second.result).max() > 1e-3
 
 
-def test_a_chain_is_its_phases_one_after_the_other(key: Any) -> None:
-    """Each phase runs as alone with its own key; the handover changes shapes on the host; lists work member by member."""
-    data = targets(5, 3)
-    chain = Chain(DESCENT, shrink, DESCENT)
-    found = fit(chain, key, data, max_steps=(4, 3))
-    for i, one in enumerate(data):
-        own = jax.random.fold_in(key, i)
-        first = fit(DESCENT, jax.random.fold_in(own, 0), one, max_steps=4)
-        after, start = shrink(first, one)
-        second = fit(DESCENT, jax.random.fold_in(own, 1), after, max_steps=3, start=start)
-        assert same(found[i].result, second.result)
-        assert same(found[i].history, (first.history, second.history))
-        assert found[i].steps == (4, 3)
+@pytest.mark.parametrize("how", ["map", "vmap"])
+def test_a_second_list_of_the_same_buckets_compiles_nothing(key: Any, count_compilations: Any, how: str) -> None:
+    """Other values, another key and budget; and a new shape does compile, so that the count can be believed."""
+    fit(DESCENT, key, targets(5, 3, 5), max_steps=4, how=how)
+    with count_compilations() as compiled:
+        fit(DESCENT, jax.random.key(9), [{"y": one["y"] + 1} for one in targets(5, 3, 5)], max_steps=9, how=how)
+    assert compiled() == 0
+    with count_compilations() as compiled:
+        fit(DESCENT, key, [{"y": jnp.ones(5 if how == "vmap" else 9)}], max_steps=0, how=how)
+    assert compiled() > 0
 
 
-def test_chains_nest_and_want_one_budget_a_phase(key: Any) -> None:
-    chain = Chain(Chain(DESCENT, shrink, DESCENT), lambda fitted, data: (data, None), DESCENT)
-    assert fit(chain, key, targets(5)[0], max_steps=(2, 3, 4)).steps == (2, 3, 4)
-    with pytest.raises(ValueError, match="a tuple of 3 numbers"):
-        fit(chain, key, targets(5)[0], max_steps=(2, 3))
+def test_progress_under_vmap_shows_the_last_step_of_each_member(key: Any) -> None:
+    """Not the empty places behind the end of a member that stopped before the others."""
+    seen: list[Progress] = []
+    data = [{"y": jnp.zeros(5)}, {"y": jnp.full(5, 50.0)}]
+    start = [jnp.full(5, 0.1), jnp.zeros(5)]
+    found = fit(DESCENT, key, data, max_steps=40, chunk=40, start=start, how="vmap", progress=seen.append)
+    assert found[0].steps < found[1].steps
+    np.testing.assert_array_equal(seen[-1].info["loss"], [one.history["loss"][-1] for one in found])
 
 
-def test_a_chain_stops_where_a_phase_is_not_finite(key: Any) -> None:
-    """The handover must not see the rubbish."""
-
-    def handover(fitted: Any, data: Any) -> Any:
-        raise AssertionError("the handover saw a failed phase")
-
-    with pytest.warns(RuntimeWarning):
-        found = fit(Chain(DESCENT, handover, DESCENT), key, {"y": jnp.full(3, jnp.nan)}, max_steps=(5, 5))
-    assert (found.status, found.result, found.steps) == ("not finite", None, (1,))
+def test_normal_draws_are_stable_under_padding(key: Any) -> None:
+    """Real spots see the same noise whatever the capacity that their section is padded to."""
+    noisy = Algorithm(
+        lambda key, section, start=None: section.features,
+        lambda key, state, section: (state + jax.random.normal(key, state.shape) * section.mask[:, None], {}),
+        lambda key, state, section: state,
+    )
+    padded = [make_slice(np.zeros((5, 2)), np.zeros((5, 2)), capacity=capacity) for capacity in (8, 12)]
+    small, large = (
+        one.result for one in fit(noisy, key, padded[:1], max_steps=2) + fit(noisy, key, padded[1:], max_steps=2)
+    )
+    assert (small[:5] != 0).all()
+    np.testing.assert_array_equal(small[:5], large[:5])
 
 
 def test_an_interrupt_from_a_callback_comes_through_without_a_checkpoint(key: Any) -> None:

@@ -144,3 +144,17 @@ def test_json_values_are_plain() -> None:
     """NaN and infinity become null, numpy numbers become numbers."""
     value = {"a": np.float32(1.5), "b": [np.nan, np.inf], "c": np.array([1, 2]), "d": np.bool_(True), "e": None}
     assert outputs.plain(value) == {"a": 1.5, "b": [None, None], "c": [1, 2], "d": True, "e": None}
+
+
+def test_groups_without_a_common_frame_are_an_alert(reconstruction: Any) -> None:
+    """Sections in two frames: the page says so first and does not call everything well."""
+    import dataclasses
+
+    from spatialjax.atlas import report
+
+    transforms = dict(reconstruction.transforms)
+    last = list(transforms)[-1]
+    transforms[last] = dataclasses.replace(transforms[last], component=1, anchor=last)
+    page = report.page(dataclasses.replace(reconstruction, transforms=transforms))
+    assert "Groups that nothing joins" in page
+    assert "Every section is placed" not in page

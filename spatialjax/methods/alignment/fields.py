@@ -26,6 +26,10 @@ from spatialjax.results import Alignment
 from spatialjax.slices import Slice
 
 
+#: Leading components that the global search looks at; the refinement and the evidence take all of them.
+SEARCHED = 12
+
+
 class Hypotheses(NamedTuple):
     """Poses under refinement, in pitches about the centres of the sections."""
 
@@ -71,7 +75,7 @@ def fields(*, angles: int = 48, hypotheses: int = 8, tolerance: float = 3e-3) ->
         del key
         if start is not None:
             return start
-        peaks = find_peaks(pair, angles=angles, keep=hypotheses)
+        peaks = find_peaks(pair, angles=angles, keep=hypotheses, components=SEARCHED)
         many = jnp.ones(hypotheses)
         return Hypotheses(peaks.angle, peaks.shift, peaks.mirrored, peaks.evidence, 0.1 * many, jnp.inf * many)
 
