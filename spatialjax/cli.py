@@ -48,6 +48,11 @@ FeatureKey = Annotated[
 ]
 Layer = Annotated[str | None, typer.Option(help="Layer with the expression values; X where left out.")]
 SpatialKey = Annotated[str, typer.Option(help="Key of obsm with the coordinates.")]
+Duplicates = Annotated[str, typer.Option(help="Cells at one place: error or allow.")]
+Uneven = Annotated[
+    bool, typer.Option("--allow-spacing-mismatch", help="Accept sections whose spacings differ by more than 20 %.")
+]
+Names = Annotated[str | None, typer.Option(help="Names of the sections, separated by commas.", metavar="A,B,...")]
 Reflection = Annotated[
     str, typer.Option(help="never: no section is turned over; auto: on clear evidence; allow: on any.")
 ]
@@ -95,6 +100,9 @@ def reconstruct(
     feature_key: FeatureKey = None,
     layer: Layer = None,
     spatial_key: SpatialKey = "spatial",
+    names: Names = None,
+    duplicates: Duplicates = "error",
+    allow_spacing_mismatch: Uneven = False,
     anchor: Anchor = None,
     reflection: Reflection = "auto",
     n_domains: Domains = None,
@@ -115,6 +123,7 @@ def reconstruct(
         watch = Watch(listener)
         with watch.step("input", f"reading {len(sections)} file{'s' * (len(sections) != 1)}"):
             door = _door(units, pitch, gap=gap, z=z, feature_key=feature_key, layer=layer, spatial_key=spatial_key)
+            door |= _leave(names, duplicates, uneven=allow_spacing_mismatch)
             entry = intake.open_in_order(_read(sections, spatial_key), order_by=order_by, slice_key=slice_key, **door)
             options.check_with(entry.stack)
         result = reconstruct_stack(entry.stack, options, watch=watch, layout=entry.layout)
@@ -137,6 +146,9 @@ def validate(
     feature_key: FeatureKey = None,
     layer: Layer = None,
     spatial_key: SpatialKey = "spatial",
+    names: Names = None,
+    duplicates: Duplicates = "error",
+    allow_spacing_mismatch: Uneven = False,
     anchor: Anchor = None,
     reflection: Reflection = "auto",
     n_domains: Domains = None,
@@ -149,6 +161,7 @@ def validate(
     options = Options(method=method, reflection=reflection, anchor=anchor, n_domains=n_domains)
     options.check()
     door = _door(units, pitch, gap=gap, z=z, feature_key=feature_key, layer=layer, spatial_key=spatial_key)
+    door |= _leave(names, duplicates, uneven=allow_spacing_mismatch)
     entry = intake.open_in_order(_read(sections, spatial_key), order_by=order_by, slice_key=slice_key, **door)
     options.check_with(entry.stack)
     found = preview.preview(entry.stack, options)
@@ -267,6 +280,11 @@ def _read(paths: list[Path], spatial_key: str) -> list[Any]:
 
 def _door(units: str | None, pitch: float | None, *, z: str | None, **options: Any) -> dict[str, Any]:
     return {"units": units, "pitch": pitch, "z": None if z is None else _numbers(z), **options}
+
+
+def _leave(names: str | None, duplicates: str, *, uneven: bool) -> dict[str, Any]:
+    listed = None if names is None else [name.strip() for name in names.split(",")]
+    return {"names": listed, "duplicates": duplicates, "allow_spacing_mismatch": uneven}
 
 
 def _numbers(text: str) -> list[float]:

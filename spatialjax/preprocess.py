@@ -10,10 +10,10 @@ import scipy.sparse as sp
 from jaxtyping import Float
 from scipy.spatial import cKDTree
 
-#: Genes that enter the joint components at the most; of more, those with the least dispersion are left out.
-MAX_GENES = 6000
+#: Genes that enter the joint components at the most; of more, the most widely seen ones.
+MAX_GENES = 10_000
 #: Smoothed values kept in memory between passes at the most (elements); beyond it they are made again in each pass.
-_KEPT = 2**28
+_KEPT = 2**29
 _BLOCK = 4096
 
 
@@ -72,41 +72,31 @@ def smoothed_places(xy: Float[np.ndarray, "n d"], *, rounds: int = 3) -> Float[n
     return places
 
 
-def variable_genes(values: Sequence[Any], *, number: int = MAX_GENES, min_share: float = 0.005) -> np.ndarray:
-    """Positions of the genes that enter the joint components.
+def seen_genes(values: Sequence[Any], *, number: int = MAX_GENES, min_share: float = 0.005) -> np.ndarray:
+    """Positions of the genes that enter the joint components: those seen in many spots of every section.
 
-    A gene must be seen in ``min_share`` of the spots of every section; of more than ``number`` such genes, those with the
-    largest excess of variance over what the mean predicts (a running median over genes of like mean) are kept.
+    Smoothing makes even sparse genes informative, so all are taken that ``min_share`` of the spots of every section show;
+    of more than ``number``, the most widely seen ones.
 
     Parameters
     ----------
     values
-        One (n_i, g) matrix for each section, log1p values.
+        One (n_i, g) matrix for each section, counts or log1p values.
     number
         Largest number of genes kept.
     min_share
         Smallest share of non-zero spots in each section.
+
+    Returns
+    -------
+    array
+        Sorted positions; all genes that are seen at all where no gene reaches ``min_share``.
     """
-    seen, mean, square, total = None, 0.0, 0.0, 0
-    for matrix in values:
-        matrix = sp.csc_matrix(matrix)
-        share = np.diff(matrix.indptr) / max(matrix.shape[0], 1)
-        seen = share if seen is None else np.minimum(seen, share)
-        mean = mean + np.asarray(matrix.sum(0)).ravel()
-        square = square + np.asarray(matrix.multiply(matrix).sum(0)).ravel()
-        total += matrix.shape[0]
-    mean, variance = mean / total, square / total - (mean / total) ** 2
-    keep = np.flatnonzero((seen >= min_share) & (variance > 0))
+    shares = np.min([np.diff(sp.csc_matrix(m).indptr) / max(m.shape[0], 1) for m in values], axis=0)
+    keep = np.flatnonzero(shares >= min_share)
     if len(keep) == 0:
-        keep = np.flatnonzero(variance > 0)
-    if len(keep) <= number:
-        return keep
-    by_mean = keep[np.argsort(mean[keep], kind="stable")]
-    ratio = np.log(variance[by_mean]) - np.log(mean[by_mean])
-    width = max(len(by_mean) // 20, 5)
-    padded = np.pad(ratio, width, mode="reflect")
-    trend = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * width + 1), axis=1)
-    return np.sort(by_mean[np.argsort(trend - ratio, kind="stable")[:number]])
+        keep = np.flatnonzero(shares >= 0)
+    return np.sort(keep[np.argsort(-shares[keep], kind="stable")[:number]])
 
 
 def shared_embedding(
@@ -147,7 +137,7 @@ def shared_embedding(
         target = float(np.median(totals[totals > 0])) if (totals > 0).any() else 1.0
         matrices = [log_normalize(v, target=target) for v in matrices]
     if kind in ("counts", "log1p"):
-        genes = variable_genes(matrices)
+        genes = seen_genes(matrices)
         matrices = [sp.csr_matrix(m)[:, genes] for m in matrices]
     blocks = _Smoothed(matrices, [smoothing_operator(np.asarray(p, np.float64)) for p in xy], rounds)
     scale = np.sqrt(sum((b.astype(np.float64) ** 2).sum(0) for _, b in blocks) / sum(len(p) for p in xy))

@@ -80,6 +80,8 @@ def reconstruct(
     layer: str | None = None,
     spatial_key: str = "spatial",
     slice_key: str | None = None,
+    duplicates: str = "error",
+    allow_spacing_mismatch: bool = False,
     n_domains: int | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -121,6 +123,10 @@ def reconstruct(
         Where the coordinates are, ``obsm[spatial_key]``.
     slice_key
         Column of ``obs`` that names the section of each cell.
+    duplicates
+        ``"error"`` refuses several cells at one place, ``"allow"`` accepts them.
+    allow_spacing_mismatch
+        Whether sections may differ in spacing by more than 20 %, which otherwise looks like two units.
     n_domains
         Number of cross-section domains; chosen from the data where left out.
     seed
@@ -170,6 +176,8 @@ def reconstruct(
                 feature_key=feature_key,
                 layer=layer,
                 spatial_key=spatial_key,
+                duplicates=duplicates,
+                allow_spacing_mismatch=allow_spacing_mismatch,
             )
             options.check_with(entry.stack)
         result = reconstruct_stack(entry.stack, options, watch=watch, layout=entry.layout)
@@ -189,6 +197,8 @@ def align(
     feature_key: str | None = None,
     layer: str | None = None,
     spatial_key: str = "spatial",
+    duplicates: str = "error",
+    allow_spacing_mismatch: bool = False,
     seed: int = 0,
 ) -> PairAlignment:
     """Lay one section on another.
@@ -197,7 +207,7 @@ def align(
     ----------
     source, target
         The two sections.
-    method, units, pitch, reflection, feature_key, layer, spatial_key, seed
+    method, units, pitch, reflection, feature_key, layer, spatial_key, duplicates, allow_spacing_mismatch, seed
         As in :func:`reconstruct`.
 
     Returns
@@ -226,6 +236,8 @@ def align(
         feature_key=feature_key,
         layer=layer,
         spatial_key=spatial_key,
+        duplicates=duplicates,
+        allow_spacing_mismatch=allow_spacing_mismatch,
     ).stack
     options.check_with(stack)
     prepared = prepare(stack, method=options.resolved_method)

@@ -53,15 +53,12 @@ def test_smoothed_places_lie_inside_at_the_border_and_stay_in_the_middle() -> No
     np.testing.assert_allclose(places[40], [4.0, 4.0], atol=0.35)
 
 
-def test_variable_genes_drops_unseen_and_constant_genes_and_keeps_the_dispersed(rng: np.random.Generator) -> None:
-    log = np.log1p(rng.poisson(3.0, (200, 50))).astype(float)
-    log[:, 3] = 0.0
-    log[:, 4] = 1.0
-    log[:100, 7] = 5.0
-    kept = preprocess.variable_genes([sp.csr_matrix(log)], number=20)
-    assert len(kept) == 20
-    assert {3, 4}.isdisjoint(kept.tolist())
-    assert 7 in kept
+def test_seen_genes_drops_what_one_section_does_not_show_and_keeps_the_widest(rng: np.random.Generator) -> None:
+    first = (rng.uniform(size=(400, 6)) < [1.0, 0.5, 0.3, 0.001, 0.9, 0.0]).astype(float)
+    second = (rng.uniform(size=(400, 6)) < [1.0, 0.5, 0.3, 0.900, 0.0, 0.0]).astype(float)
+    assert preprocess.seen_genes([first, second]).tolist() == [0, 1, 2]
+    assert preprocess.seen_genes([first, second], number=2).tolist() == [0, 1]
+    assert len(preprocess.seen_genes([first * 0, second * 0])) == 6
 
 
 def test_embedding_equals_the_principal_components_of_the_smoothed_scaled_values(sections: tuple) -> None:

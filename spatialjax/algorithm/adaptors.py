@@ -44,7 +44,7 @@ def minimize(model: Model, optimizer: optax.GradientTransformation, local: Seque
     model
         What to train. Its loss and read-out see the rows of the present tile of each local table, not the whole one.
     optimizer
-        Any optax optimizer, also one that needs the value of the loss or a line search.
+        Any optax optimizer, also one that needs the value of the loss, or without local tables a line search.
     local
         Groups of ``params`` that are tables with one row for each row of the data (the first axis of every leaf). Each
         row has an optimizer state of its own, and only the core rows of the present tile are updated, parameters and
@@ -118,7 +118,8 @@ class Turn(NamedTuple):
     optimizer
         What moves them.
     every
-        The turn is taken at steps 0, ``every``, 2 ``every``, …; in between its work is skipped.
+        The turn is taken at steps 0, ``every``, 2 ``every``, …; in between its work is skipped (for the members of a
+        list under ``how="vmap"`` it is done and dropped).
     """
 
     loss: Callable[..., Any]

@@ -19,7 +19,7 @@ import numpy as np
 from spatialjax.algorithm.sources import HostSource
 
 _OURS = re.compile(r"(run|member-\d+)(-phase-\d+)?")
-_CUT_SHORT = re.compile(r"\d+\.orbax-checkpoint-tmp.*")
+_CHECKPOINT = re.compile(r"\d+(\.orbax-checkpoint-tmp.*)?")
 
 History = dict[str, np.ndarray]
 
@@ -116,9 +116,10 @@ class Store:
         import orbax.checkpoint as ocp
 
         steps = int(np.max(run.steps))
-        older = self._written()
-        if steps in older:
+        if steps in self._written():
             return
+        place = self.folder / str(steps)
+        shutil.rmtree(place, ignore_errors=True)
         arrays = {_name(i): leaf for i, leaf in enumerate(jax.tree.leaves(run)) if leaf.size}
         for member, columns in enumerate(histories):
             arrays |= {f"{member}/{name}": values for name, values in columns.items() if len(values)}
@@ -126,9 +127,9 @@ class Store:
         meta = {"fingerprint": self.fingerprint, "histories": columns}
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
-            checkpointer.save(self.folder / str(steps), args=items)
+            checkpointer.save(place, args=items)
         for entry in list(self.folder.iterdir()):
-            if entry.name in map(str, older) or _CUT_SHORT.fullmatch(entry.name):
+            if entry != place and _CHECKPOINT.fullmatch(entry.name):
                 shutil.rmtree(entry)
 
     def _written(self) -> list[int]:

@@ -96,13 +96,13 @@ def moments() -> Reducer:
     def update(memory: Any, value: Any) -> Any:
         count, mean, spread = memory
         count = count + 1
-        after = jax.tree.map(lambda m, x: m + (x - m) / count, mean, value)
+        after = jax.tree.map(lambda m, x: m + (x - m) / count.astype(m.dtype), mean, value)
         spread = jax.tree.map(lambda s, x, m, a: s + (x - m) * (x - a), spread, value, mean, after)
         return count, after, spread
 
     def readout(memory: Any) -> dict[str, Any]:
         count, mean, spread = memory
-        variance = jax.tree.map(lambda s: s / jnp.maximum(count - 1, 1), spread)
+        variance = jax.tree.map(lambda s: s / jnp.maximum(count - 1, 1).astype(s.dtype), spread)
         return {"mean": mean, "variance": variance, "count": count}
 
     return Reducer(init, update, readout)
@@ -167,7 +167,7 @@ def collect(
     reducer
         What to do with the values, e.g. ``moments()`` or ``draws(100)``.
     every
-        Look after each ``every``-th step; in between nothing is computed.
+        Look after each ``every``-th step; in between nothing is computed, except under ``how="vmap"``.
     after
         Number of first steps that are left out (warm-up).
 
@@ -213,6 +213,7 @@ def reduce_tiles(
     init: Callable[..., Any],
     statistics: Callable[..., tuple[Any, Any]],
     update: Callable[..., tuple[Any, dict[str, Any]]],
+    *,
     readout: Callable[..., Any],
 ) -> Algorithm:
     """Expectation–maximisation, conditional modes and exact likelihoods over the tiles of a section.

@@ -262,7 +262,7 @@ def _stack(members: list[Any]) -> tuple[Any, tuple[int | None, ...]]:
     columns = list(zip(*[jax.tree.leaves(member) for member in members], strict=True))
     shared = [all(leaf is column[0] for leaf in column) for column in columns]
     leaves = [
-        column[0] if same else jnp.stack([jnp.asarray(leaf) for leaf in column])
+        column[0] if same else jnp.stack(jax.device_put(list(column)))
         for column, same in zip(columns, shared, strict=True)
     ]
     axes = tuple(None if same else 0 for same in shared)

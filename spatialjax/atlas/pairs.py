@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from spatialjax.atlas.features import Prepared
 from spatialjax.methods import METHODS, card
-from spatialjax.registration import PoseScore, null_evidence, score_poses
+from spatialjax.registration import FieldPair, PoseScore, field_pair, null_evidence, score_poses
 from spatialjax.transforms import Affine
 
 #: Poses that are scored at once: methods return different numbers, and each number would compile anew.
@@ -123,7 +123,7 @@ def fitted_poses(prepared: Prepared, pair: tuple[int, int], result: Any) -> tupl
     return Affine(matrix, shift + prepared.centers[b] - matrix @ prepared.centers[a]), usable
 
 
-def scored(prepared: Prepared, pair: tuple[int, int], poses: Affine) -> PoseScore:
+def scored(prepared: Prepared, pair: tuple[int, int], poses: Affine, *, made: FieldPair | None = None) -> PoseScore:
     """``registration.score_poses`` of poses in µm, as numpy arrays; the number of poses compiles nothing new."""
     a, b = pair
     number = len(poses.shift)
@@ -132,7 +132,7 @@ def scored(prepared: Prepared, pair: tuple[int, int], poses: Affine) -> PoseScor
     matrix = np.concatenate([poses.matrix, np.tile(np.eye(2), (spare, 1, 1))])
     shift = np.concatenate([shift, np.zeros((spare, 2))])
     centered = Affine(matrix.astype(np.float32), shift.astype(np.float32))
-    score = score_poses(centered, prepared.slices[a], prepared.slices[b])
+    score = score_poses(centered, prepared.slices[a], prepared.slices[b], pair=made)
     score = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64)[:number], score)
     return score.replace(center=score.center + prepared.centers[b])
 
@@ -140,7 +140,8 @@ def scored(prepared: Prepared, pair: tuple[int, int], poses: Affine) -> PoseScor
 def _weigh(prepared: Prepared, pair: tuple[int, int], fit: Any, *, key: Any) -> PairResult:
     a, b = pair
     poses, usable = fitted_poses(prepared, pair, fit.result)
-    score = scored(prepared, pair, poses)
+    made = field_pair(prepared.slices[a], prepared.slices[b])
+    score = scored(prepared, pair, poses, made=made)
     evidence = np.where(usable & np.isfinite(score.evidence), score.evidence, -np.inf)
     order = np.argsort(-evidence, kind="stable")[: int(np.isfinite(evidence).sum())]
     if len(order) == 0:
@@ -152,7 +153,7 @@ def _weigh(prepared: Prepared, pair: tuple[int, int], fit: Any, *, key: Any) -> 
         evidence=evidence[order],
         precision=score.precision[order],
         center=score.center[order],
-        threshold=float(null_evidence(key, prepared.slices[a], prepared.slices[b])),
+        threshold=null_evidence(key, made),
         similarity=float(score.similarity[order[0]]),
         status=fit.status,
     )

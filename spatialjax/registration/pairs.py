@@ -232,7 +232,7 @@ def _scores(pair: FieldPair, poses: Affine) -> PoseScore:
     return PoseScore(*jax.lax.map(one, poses))
 
 
-def score_poses(poses: Affine, source: Slice, target: Slice) -> PoseScore:
+def score_poses(poses: Affine, source: Slice, target: Slice, *, pair: FieldPair | None = None) -> PoseScore:
     """Evidence, information and overlap of rigid poses: one judge for the poses of every method.
 
     Parameters
@@ -241,13 +241,15 @@ def score_poses(poses: Affine, source: Slice, target: Slice) -> PoseScore:
         Rigid maps from source µm to target µm along a leading axis.
     source, target
         Sections with features of one embedding.
+    pair
+        Their ``field_pair``; made where left out.
 
     Returns
     -------
     PoseScore
         One entry a pose, ``overlap`` in the order of the source's spots (0 on padding).
     """
-    pair = field_pair(source, target)
+    pair = field_pair(source, target) if pair is None else pair
     scores = _scores(pair, Affine(jnp.asarray(poses.matrix, jnp.float32), jnp.asarray(poses.shift, jnp.float32)))
     count = int(np.asarray(source.mask).sum())
     seen = np.asarray(scores.overlap)
@@ -269,7 +271,7 @@ def _best_unrelated(pair: FieldPair, order: Any, sign: Any) -> Any:
     return find_peaks(pair.replace(coarse=(source, shuffled)), angles=24, keep=2).evidence[0]
 
 
-def null_evidence(key: Key[Array, ""], source: Slice, target: Slice, *, draws: int = 2) -> float:
+def null_evidence(key: Key[Array, ""], pair: FieldPair, *, draws: int = 2) -> float:
     """Evidence that two unrelated fields of this smoothness reach at their best pose: what a pair must beat.
 
     The target's components are permuted and their signs drawn, which keeps their smoothness and the tissue's shape but
@@ -279,12 +281,11 @@ def null_evidence(key: Key[Array, ""], source: Slice, target: Slice, *, draws: i
     ----------
     key
         Random key.
-    source, target
-        Sections with features of one embedding.
+    pair
+        The two sections, see ``field_pair``.
     draws
         Number of searches, each over both parities.
     """
-    pair = field_pair(source, target)
     p = pair.features.shape[1]
     best = -np.inf
     for draw in range(draws):

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from scipy.ndimage import gaussian_filter
 
 #: Sides that rasters are padded to, so that a second section does not compile again.
-SIDES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+SIDES = (64, 128, 256, 512, 1024)
 
 
 @struct.dataclass

@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from spatialjax.registration.raster import SIDES, Field, rasterize
+from spatialjax.registration.raster import Field, rasterize
 
 
 @struct.dataclass
@@ -192,7 +192,7 @@ def coarse_fields(
     *,
     pixel: float,
     extent: tuple[np.ndarray, np.ndarray],
-    most: int = 48,
+    side: int = 48,
 ) -> tuple[Field, Field]:
     """Both sections on equal square grids with one pixel size, for ``search`` (host).
 
@@ -201,15 +201,14 @@ def coarse_fields(
     xy, features
         Places and values of source and target; the source about the origin.
     pixel
-        Smallest distance of two nodes; it grows until ``most`` nodes hold both sections at any angle.
+        Smallest distance of two nodes; it grows until the grid holds both sections at any angle.
     extent
         The spots, which say where tissue is.
-    most
-        Largest number of nodes on a side.
+    side
+        Number of nodes on a side: one for all sections, so that a pair of another size does not compile again.
     """
     spans = [2 * np.sqrt((extent[0] ** 2).sum(1)).max(), np.ptp(extent[1], axis=0).max()]
-    pixel = max(pixel, max(spans) / (most - 9))
-    side = next(s for s in SIDES if s >= max(spans) / pixel + 9)
+    pixel = max(pixel, max(spans) / (side - 9))
     source, target = (
         rasterize(p, f, pixel=pixel, blur=0.7 * pixel, side=side, extent=e)
         for p, f, e in zip(xy, features, extent, strict=True)

@@ -258,9 +258,11 @@ def test_a_write_cut_short_is_ignored_and_swept_away(key, tmp_path, monkeypatch)
     monkeypatch.undo()
     (tmp_path / "run" / "5" / "arrays").mkdir(parents=True)
     assert len(list((tmp_path / "run").iterdir())) == 3
-    found, begun = resume(descent(), key, data_of(0), directory=tmp_path, max_steps=6)
-    assert begun == {"": 2}
-    assert leaves_of(found) == leaves_of(fit(descent(), key, data_of(0), max_steps=6))
+    for budget, goes_on_at in ((5, 2), (6, 5)):
+        found, begun = resume(descent(), key, data_of(0), directory=tmp_path, max_steps=budget)
+        assert begun == {"": goes_on_at}
+        assert leaves_of(found) == leaves_of(fit(descent(), key, data_of(0), max_steps=budget))
+        assert [place.name for place in (tmp_path / "run").iterdir()] == [str(budget)]
 
 
 def test_long_runs_are_saved_on_the_way(key, tmp_path, monkeypatch):

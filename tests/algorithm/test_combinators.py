@@ -142,7 +142,7 @@ def potts() -> Algorithm:
         count, total, changed = sums
         return total / jnp.maximum(count, 1), {"changed": changed, "done": changed == 0}
 
-    return reduce_tiles(init, statistics, update, lambda key, means, tables, data: (means, tables["label"]))
+    return reduce_tiles(init, statistics, update, readout=lambda key, means, tables, data: (means, tables["label"]))
 
 
 POTTS = potts()
@@ -173,7 +173,7 @@ def test_tiles_read_the_old_table_only(key: Any) -> None:
         lambda key, data: ((), jnp.arange(n + 1.0)),
         lambda key, shared, rows, part: (jnp.sum(part.core), rows[part.values.edges.index[:, 0]]),
         lambda key, shared, sums: (shared, {"count": sums}),
-        lambda key, shared, table, data: table[:n],
+        readout=lambda key, shared, table, data: table[:n],
     )
     found = fit(shift, key, tile(section, size=3, halo=1), max_steps=1)
     np.testing.assert_array_equal(found.result, index[:, 0])

@@ -105,7 +105,7 @@ def test_true_pose_beats_the_null_and_the_wrong_parity(members: list, found: lis
         evidence = np.asarray(fit.result.evidence)
         wrong = np.asarray(fit.result.poses.mirrored) != bool(truth.mirrored)
         assert evidence[0] > 1.5 * evidence[wrong & np.isfinite(evidence)].max()
-        assert evidence[0] > null_evidence(jax.random.key(3), *pair)
+        assert evidence[0] > null_evidence(jax.random.key(3), pairs.field_pair(*pair))
 
 
 def test_unrelated_sections_stay_near_the_null(rng: np.random.Generator) -> None:
