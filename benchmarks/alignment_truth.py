@@ -26,7 +26,7 @@ from spatialjax.simulate import simulate_tissue
 from spatialjax.transforms import Affine, identity, rigid
 
 TARGETS = {
-    "starmap": "parity right, angle <= 1 degree, median position error <= half the median spacing of neighbouring cells",
+    "starmap": "parity right, angle <= 1 degree, median position error <= half the spacing of neighbouring cells",
     "simulated pair": "parity right, angle <= 1 degree, position error <= half a pitch",
     "simulated stack": "error of the last of 12 sections < 2 x that of one pair",
 }

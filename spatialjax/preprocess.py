@@ -72,11 +72,11 @@ def smoothed_places(xy: Float[np.ndarray, "n d"], *, rounds: int = 3) -> Float[n
     return places
 
 
-def seen_genes(values: Sequence[Any], *, number: int = MAX_GENES, min_share: float = 0.005) -> np.ndarray:
-    """Positions of the genes that enter the joint components: those seen in many spots of every section.
+def seen_genes(values: Sequence[Any], *, number: int = MAX_GENES, least: int = 60) -> np.ndarray:
+    """Positions of the genes that enter the joint components: those seen in enough spots of every section.
 
-    Smoothing makes even sparse genes informative, so all are taken that ``min_share`` of the spots of every section show;
-    of more than ``number``, the most widely seen ones.
+    Every gene is brought to unit variance, so one that a handful of spots show would be as loud as a marker: ``least``
+    spots must show it, or a quarter of a smaller section. Of more than ``number``, the most widely seen ones are kept.
 
     Parameters
     ----------
@@ -84,18 +84,21 @@ def seen_genes(values: Sequence[Any], *, number: int = MAX_GENES, min_share: flo
         One (n_i, g) matrix for each section, counts or log1p values.
     number
         Largest number of genes kept.
-    min_share
-        Smallest share of non-zero spots in each section.
+    least
+        Smallest number of non-zero spots in each section.
 
     Returns
     -------
     array
-        Sorted positions; all genes that are seen at all where no gene reaches ``min_share``.
+        Sorted positions; all genes where hardly one is seen that often.
     """
-    shares = np.min([np.diff(sp.csc_matrix(m).indptr) / max(m.shape[0], 1) for m in values], axis=0)
-    keep = np.flatnonzero(shares >= min_share)
-    if len(keep) == 0:
-        keep = np.flatnonzero(shares >= 0)
+    sizes = [max(m.shape[0], 1) for m in values]
+    counts = [np.diff(sp.csc_matrix(m).indptr) for m in values]
+    shares = np.min([c / n for c, n in zip(counts, sizes, strict=True)], axis=0)
+    enough = np.all([c >= min(least, 0.25 * n) for c, n in zip(counts, sizes, strict=True)], axis=0)
+    keep = np.flatnonzero(enough)
+    if len(keep) < 3:
+        keep = np.arange(len(shares))
     return np.sort(keep[np.argsort(-shares[keep], kind="stable")[:number]])
 
 
@@ -104,14 +107,15 @@ def shared_embedding(
     xy: Sequence[Float[np.ndarray, "n d"]],
     *,
     kind: str,
-    components: int = 20,
-    rounds: int = 3,
+    components: int = 10,
+    rounds: int = 1,
 ) -> list[Float[np.ndarray, "n p"]]:
     """Smoothed joint components of all sections.
 
-    Counts are brought to one library size and log-transformed; every feature is averaged over near spots, centred on its
-    section's mean and divided by its pooled standard deviation; the leading principal components of all sections together
-    are returned. Smoothing comes before the components and each feature weighs the same: both matter for alignment.
+    Counts are brought to one library size and log-transformed; every feature is averaged over near spots, centred on
+    its section's mean and divided by its pooled standard deviation; the leading principal components of all sections
+    together are returned. Smoothing comes before the components and each feature weighs the same: both matter for
+    alignment.
 
     Parameters
     ----------

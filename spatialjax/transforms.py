@@ -64,7 +64,7 @@ def rigid(angle: Any, shift: Any, mirrored: Any = False, *, center: Any = None) 
     angle
         Radians, counter-clockwise; any batch shape.
     shift
-        Translation in µm, shape (*batch, 2); batches of angles, shifts and parities are broadcast.
+        Translation in µm, shape ``(*batch, 2)``; batches of angles, shifts and parities are broadcast.
     mirrored
         Whether the section is turned over first.
     center

@@ -129,8 +129,9 @@ def newton_step(
 def matched_odds(seen: Seen, features: Any, weights: Any, *, prior: float = 0.95, rounds: int = 3) -> Float[Array, "n"]:
     """Probability that each spot shows the tissue that lies under it, against an outlier class.
 
-    The residual of each component (after the linear relation inside the overlap) is normal for a matched spot; an outlier's
-    features are as wide as the whole section's. A few rounds of expectation-maximisation with a common share of outliers.
+    The residual of each component (after the linear relation inside the overlap) is normal for a matched spot; an
+    outlier's features are as wide as the whole section's. A few rounds of expectation-maximisation with a common
+    share of outliers.
 
     Parameters
     ----------

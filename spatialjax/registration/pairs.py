@@ -25,7 +25,7 @@ MAX_POINTS = 8191
 
 @struct.dataclass
 class FieldPair:
-    """A source section as points and a target section as fields; lengths in pitches of the target, both about their centres.
+    """A source section as points, a target section as fields; lengths in pitches of the target, about their centres.
 
     Attributes
     ----------
@@ -174,7 +174,8 @@ def refine_step(pair: FieldPair, pose: tuple[Any, Any, Any], damping: Any) -> tu
     Returns
     -------
     tuple
-        The pose after the step, the new damping, the length of the step (pitches at the rim) and the evidence before it.
+        The pose after the step, the new damping, the length of the step (pitches at the rim) and the evidence before
+        it.
     """
     angle, shift, mirrored = pose
     reach = jnp.array([jnp.deg2rad(3.0), 1.0, 1.0])

@@ -123,8 +123,8 @@ def _filled(weights: np.ndarray, sums: np.ndarray, blur: float) -> np.ndarray:
 def sample(field: Field, points: Float[Array, "n 2"]) -> tuple[Any, Any, Any]:
     """Cubic B-spline values of a field at points: values (n, p), their gradient (n, p, 2) and the cover (n,).
 
-    The nodes are the spline's coefficients: slightly smoother than the nodes, twice differentiable. Points off the grid see
-    its border and no cover.
+    The nodes are the spline's coefficients: slightly smoother than the nodes, twice differentiable. Points off the
+    grid see its border and no cover.
     """
     height, width = field.cover.shape
     place = (points - field.origin) / field.pixel

@@ -57,8 +57,9 @@ def correlation_evidence(correlation: Any, samples: Any) -> Any:
 def search(source: Field, target: Field, area: Float[Array, "p"], *, angles: int = 48, keep: int = 8) -> Peaks:
     """The best poses of ``source`` on ``target`` over all shifts, ``angles`` rotations and both parities.
 
-    For every pose the components are correlated inside the overlap only (masked, overlap-normalised), so that a small true
-    overlap can win against a large wrong one with no parameter; all shifts are had at once by fast Fourier transforms.
+    For every pose the components are correlated inside the overlap only (masked, overlap-normalised), so that a small
+    true overlap can win against a large wrong one with no parameter; all shifts are had at once by fast Fourier
+    transforms.
 
     Parameters
     ----------

@@ -25,7 +25,6 @@ from spatialjax.registration.pairs import (
 from spatialjax.results import Alignment
 from spatialjax.slices import Slice
 
-
 #: Leading components that the global search looks at; the refinement and the evidence take all of them.
 SEARCHED = 12
 
@@ -45,15 +44,15 @@ class Hypotheses(NamedTuple):
 def fields(*, angles: int = 48, hypotheses: int = 8, tolerance: float = 3e-3) -> Method:
     r"""Global pose search on smoothed shared features, then refinement of the best hypotheses with an outlier class.
 
-    Both sections become fields of a shared embedding. For every rotation, both parities and every shift the components are
-    correlated inside the overlap only, and scored by
+    Both sections become fields of a shared embedding. For every rotation, both parities and every shift the
+    components are correlated inside the overlap only, and scored by
 
     .. math:: L = -\tfrac12 \sum_c (n - 3)\,\mathrm{sign}(r_c) \log(1 - r_c^2),
 
-    the log-likelihood ratio of a linear relation against none with ``n`` independent samples in the overlap: a small true
-    overlap can win against a large wrong one, so that partial overlap needs no parameter. The best peaks of each parity are
-    refined by damped Newton steps on the same evidence with spline-interpolated fields, where each spot counts by its
-    probability to be matched at all. The kept hypotheses are returned with their evidence.
+    the log-likelihood ratio of a linear relation against none with ``n`` independent samples in the overlap: a small
+    true overlap can win against a large wrong one, so that partial overlap needs no parameter. The best peaks of each
+    parity are refined by damped Newton steps on the same evidence with spline-interpolated fields, where each spot
+    counts by its probability to be matched at all. The kept hypotheses are returned with their evidence.
 
     Parameters
     ----------
@@ -138,7 +137,7 @@ def _finish(result: Alignment, source: Slice, target: Slice) -> Alignment:
 CARD = Card(
     name="fields",
     task="alignment",
-    summary="Every angle and both parities on smoothed shared features, scored by overlap-normalised evidence; refined.",
+    summary="Every angle and both parities on smoothed shared features, scored by evidence in the overlap; refined.",
     citation=None,
     expects="embedding",
     returns="Alignment",

@@ -28,8 +28,8 @@ class Trials(NamedTuple):
 def icp(*, mirrored: bool = True, trim: float = 0.9, tolerance: float = 0.01) -> Method:
     """Iterative closest points (Besl and McKay 1992) from every principal-axis pose; outlines only, no expression.
 
-    Each step pairs every source spot with its nearest target spot, keeps the closest share ``trim`` of the pairs and solves
-    for the rigid map with the parity held; the trial whose outlines agree best wins.
+    Each step pairs every source spot with its nearest target spot, keeps the closest share ``trim`` of the pairs and
+    solves for the rigid map with the parity held; the trial whose outlines agree best wins.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+
 import jax.numpy as jnp
 
 from spatialjax.algorithm.adaptors import solve
@@ -16,8 +17,8 @@ from spatialjax.slices import Slice
 def moments(*, mirrored: bool = True) -> Method:
     """Centroid on centroid, principal axis on principal axis: the outline alone, no expression.
 
-    The principal axes have no sign, so two rotations (and with ``mirrored`` their two mirror images) fit equally well by the
-    second moments; they are ranked by how well the outlines cover each other. What every aligner must beat.
+    The principal axes have no sign, so two rotations (and with ``mirrored`` their two mirror images) fit equally well
+    by the second moments; they are ranked by how well the outlines cover each other. What every aligner must beat.
 
     Parameters
     ----------
