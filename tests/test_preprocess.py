@@ -54,12 +54,12 @@ def test_smoothed_places_lie_inside_at_the_border_and_stay_in_the_middle() -> No
 
 
 def test_seen_genes_drops_what_one_section_does_not_show_and_keeps_the_widest(rng: np.random.Generator) -> None:
-    first = (rng.uniform(size=(400, 6)) < [1.0, 0.5, 0.3, 0.0, 0.9, 0.0]).astype(float)
-    second = (rng.uniform(size=(400, 6)) < [1.0, 0.5, 0.3, 0.900, 0.0, 0.0]).astype(float)
+    first = (rng.uniform(size=(400, 6)) < [1.0, 0.6, 0.5, 0.0, 0.9, 0.0]).astype(float)
+    second = (rng.uniform(size=(400, 6)) < [1.0, 0.6, 0.5, 0.9, 0.0, 0.0]).astype(float)
     assert preprocess.seen_genes([first, second]).tolist() == [0, 1, 2]
     assert preprocess.seen_genes([first, second], number=2).tolist() == [0, 1]
     assert preprocess.seen_genes([first, second], least=150).tolist() == [0, 1, 2]
-    assert preprocess.seen_genes([first[:40], second[:40]]).tolist() == [0, 1, 2]
+    assert preprocess.seen_genes([first[:120], second[:120]]).tolist() == [0, 1, 2]
     assert len(preprocess.seen_genes([first * 0, second * 0])) == 6
 
 
