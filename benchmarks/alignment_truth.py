@@ -119,10 +119,10 @@ def simulated_stacks(seeds: int, sections: int = 12) -> list[dict[str, Any]]:
         stack = simulate_tissue(jax.random.key(100 + seed), n_sections=sections, crop=0.8, deformation=25.0)
         adatas = [as_anndata(s, stack.genes) for s in stack.sections]
         start = time.perf_counter()
-        found = sj.tl.reconstruct(adatas, units="um", gap=10.0, seed=seed)
+        found = sj.tl.reconstruct(adatas, units="um", gap=10.0, seed=seed, progress=False)
         seconds = time.perf_counter() - start
         errors = [
-            pose_error(found.transforms[name], stack.true_pose(i, 0), stack.sections[i].xy)
+            pose_error(found.transforms[name].transform, stack.true_pose(i, 0), stack.sections[i].xy)
             for i, name in enumerate(found.transforms)
         ]
         pairs = []

@@ -60,7 +60,7 @@ def smoothing_operator(xy: Float[np.ndarray, "n d"], *, neighbors: int = 6) -> s
     return sp.csr_matrix(sp.diags(1.0 / np.asarray(one.sum(1)).ravel()) @ one, dtype=np.float32)
 
 
-def smoothed_places(xy: Float[np.ndarray, "n d"], *, rounds: int = 3) -> Float[np.ndarray, "n d"]:
+def smoothed_places(xy: Float[np.ndarray, "n d"], *, rounds: int = 1) -> Float[np.ndarray, "n d"]:
     """Mean place of the spots that ``rounds`` neighbour averages mix into each spot: where its smoothed features stand.
 
     At the border of a section these places lie inside of the spots.

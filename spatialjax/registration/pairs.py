@@ -19,6 +19,8 @@ from spatialjax.transforms import Affine, rigid
 
 #: Spots that neighbour averaging and the tissue's own structure mix into one independent sample.
 MIXED_SPOTS = 25.0
+#: Neighbour averages that a field amounts to: one of the features, and two that its kernel and spline are as wide as.
+PLACE_ROUNDS = 3
 #: Spots of the source that the refinement looks at, at the most.
 MAX_POINTS = 8191
 
@@ -121,7 +123,7 @@ def field_pair(source: Slice, target: Slice) -> FieldPair:
     unit = pitch_of(b)
     centers = [(p.max(0) + p.min(0)) / 2 for p in (a, b)]
     a, b = (a - centers[0]) / unit, (b - centers[1]) / unit
-    places_a, places_b = smoothed_places(a), smoothed_places(b)
+    places_a, places_b = (smoothed_places(p, rounds=PLACE_ROUNDS) for p in (a, b))
     coarse = coarse_fields((places_a, places_b), (fa, fb), pixel=2.0, extent=(a, b))
     field = rasterize(places_b, fb, pixel=max(1.0, np.ptp(b, axis=0).max() / 1000), blur=0.7, extent=b)
     mixed = MIXED_SPOTS * (pitch_of(a) ** -2) if len(a) > len(b) else MIXED_SPOTS
