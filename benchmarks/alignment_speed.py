@@ -3,7 +3,8 @@
 ``python benchmarks/alignment_speed.py``
 
 The default aligner on a simulated pair of 3,600 spots, features included, and on five pairs of 500 spots. Run on a
-quiet machine; the load stands in the result. Fused Gromov–Wasserstein has a benchmark of its own (``fused_gw_speed.py``).
+quiet machine; the load stands in the result. Fused Gromov–Wasserstein has a benchmark of its own
+(``fused_gw_speed.py``).
 """
 
 from __future__ import annotations
