@@ -180,3 +180,15 @@ def test_light_modules_load_light(repository: Path) -> None:
         [sys.executable, "-c", code], env=os.environ, cwd=repository, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_method_with_a_dense_plan_refuses_a_section_that_is_too_large(pair: list[Any], monkeypatch: Any) -> None:
+    """Before any work, with the method that has no such limit."""
+    import dataclasses
+
+    from spatialjax.methods import CARDS
+
+    small = dataclasses.replace(CARDS["alignment"]["paste"], most_spots=20)
+    monkeypatch.setitem(CARDS["alignment"], "paste", small)
+    with pytest.raises(InputError, match="at most 20 spots a section for method 'paste'.*Use method 'fields'"):
+        sj.tl.reconstruct(pair, method="paste", **UM)

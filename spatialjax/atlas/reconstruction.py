@@ -82,6 +82,13 @@ class Options:
         if self.n_domains is not None and self.n_domains > cells:
             raise checks.InputError(f"Expected at most one domain a cell ({cells}), found {self.n_domains} domains.")
         method = self.resolved_method
+        most = CARDS["alignment"][method].most_spots
+        large = [section.name for section in stack.sections if most is not None and len(section.xy) > most]
+        if large:
+            raise checks.InputError(
+                f"Expected at most {most:,} spots a section for method {method!r}, whose plan is spots × spots; "
+                f"found more in {checks.listed(large)}. Use method 'fields', which has no such limit."
+            )
         if CARDS["alignment"][method].expects == "counts":
             stack.require_counts(f"method {method!r}")
 

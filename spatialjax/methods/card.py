@@ -59,6 +59,8 @@ class Card:
         Licence situation of the authors' code.
     notes
         Where paper and code differ, which one is followed and why.
+    most_spots
+        Largest section that the front door gives the method, where its memory grows with the square of the spots.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Card:
     evidence: str
     licence: str
     notes: str = ""
+    most_spots: int | None = None
 
 
 def run(method: Method, key: Any, members: Sequence[tuple[Any, ...]], **options: Any) -> list[Fit]:

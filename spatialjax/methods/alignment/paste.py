@@ -212,4 +212,5 @@ CARD = Card(
     ),
     licence="BSD-3-Clause (authors' code)",
     notes="Distances in units of the spots' pitch unless unit is given; both parities returned; no centre slice.",
+    most_spots=10_000,
 )
