@@ -57,6 +57,14 @@ def leaves_of(fits):
     return parts
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """Python's own handler of Ctrl-C, also where the tests were started in the background with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def stop_at(label, steps, *, how):
     """A progress callback that interrupts the run, as Ctrl-C would, by an exception or by the signal itself."""
 
