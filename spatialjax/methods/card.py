@@ -77,6 +77,17 @@ class Card:
     most_spots: int | None = None
 
 
+def as_given(*slices: Any) -> tuple[Any, ...]:
+    """The ``prepare`` of a method that works on the slices themselves."""
+    return slices
+
+
+def unchanged(result: Any, *slices: Any) -> Any:
+    """The ``finish`` of a method whose read-out is its result."""
+    del slices
+    return result
+
+
 def run(method: Method, key: Any, members: Sequence[tuple[Any, ...]], **options: Any) -> list[Fit]:
     """Apply ``method`` to each member (a tuple of slices); members of one shape share one compiled program.
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from spatialjax.results import Alignment
 from spatialjax.slices import Slice
 from spatialjax.transforms import Affine, rigid
 
@@ -60,6 +61,31 @@ def shape_overlap(pose: Affine, source: Slice, target: Slice) -> Float[Array, ""
     there = _mean(jnp.sqrt(nearest(moved, target)[1] + 1e-9), source.mask)
     back = _mean(jnp.sqrt(nearest(target.xy, source.replace(xy=moved))[1] + 1e-9), target.mask)
     return -0.5 * (there + back)
+
+
+def ranked_by_outline(poses: Affine, source: Slice, target: Slice, *, settled: Bool[Array, " k"]) -> Alignment:
+    """Poses as an ``Alignment``, those whose outlines agree best first.
+
+    Parameters
+    ----------
+    poses
+        Maps from source µm to target µm along a leading axis.
+    source, target
+        The sections.
+    settled
+        Whether each pose met the stopping rule of its method.
+    """
+    evidence = jax.lax.map(lambda pose: shape_overlap(pose, source, target), poses)
+    order = jnp.argsort(-evidence)
+    return Alignment(
+        poses=poses[order],
+        evidence=evidence[order],
+        overlap=source.mask.astype(jnp.float32),
+        plan=None,
+        objective=-evidence[order[0]],
+        error=jnp.zeros(()),
+        converged=settled[order[0]],
+    )
 
 
 def _mean(values: Any, mask: Any) -> Any:

@@ -143,6 +143,6 @@ CARD = Card(
     returns="Alignment",
     default_steps=40,
     fidelity="ours",
-    evidence="benchmarks/alignment: DLPFC, STARmap slabs, simulated tissue",
+    evidence="benchmarks/alignment_dlpfc.py, alignment_truth.py and alignment_stacks.py",
     licence="BSD-3-Clause (this package)",
 )

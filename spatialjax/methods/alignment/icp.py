@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from spatialjax.algorithm import Algorithm
-from spatialjax.methods.card import Card, Method
-from spatialjax.registration.axes import axis_poses, nearest, shape_overlap
+from spatialjax.methods.card import Card, Method, as_given, unchanged
+from spatialjax.registration.axes import axis_poses, nearest, ranked_by_outline
 from spatialjax.registration.procrustes import procrustes
 from spatialjax.results import Alignment
 from spatialjax.slices import Slice
@@ -71,28 +71,9 @@ def icp(*, mirrored: bool = True, trim: float = 0.9, tolerance: float = 0.01) ->
     def readout(key: Any, state: Trials, data: tuple[Slice, Slice]) -> Alignment:
         del key
         source, target = data
-        evidence = jax.lax.map(lambda pose: shape_overlap(pose, source, target), state.poses)
-        order = jnp.argsort(-evidence)
-        return Alignment(
-            poses=state.poses[order],
-            evidence=evidence[order],
-            overlap=source.mask.astype(jnp.float32),
-            plan=None,
-            objective=-evidence[order[0]],
-            error=jnp.zeros(()),
-            converged=state.move[order[0]] < tolerance,
-        )
+        return ranked_by_outline(state.poses, source, target, settled=state.move < tolerance)
 
-    return Method(_prepare, Algorithm(init, step, readout), _finish, max_steps=100)
-
-
-def _prepare(source: Slice, target: Slice) -> tuple[Slice, Slice]:
-    return source, target
-
-
-def _finish(result: Alignment, source: Slice, target: Slice) -> Alignment:
-    del source, target
-    return result
+    return Method(as_given, Algorithm(init, step, readout), unchanged, max_steps=100)
 
 
 CARD = Card(

@@ -7,8 +7,8 @@ import functools
 import jax.numpy as jnp
 
 from spatialjax.algorithm.adaptors import solve
-from spatialjax.methods.card import Card, Method
-from spatialjax.registration.axes import axis_poses, shape_overlap
+from spatialjax.methods.card import Card, Method, as_given, unchanged
+from spatialjax.registration.axes import axis_poses, ranked_by_outline
 from spatialjax.results import Alignment
 from spatialjax.slices import Slice
 
@@ -35,28 +35,9 @@ def moments(*, mirrored: bool = True) -> Method:
         del key
         source, target = data
         poses = axis_poses(source, target, mirrored=mirrored)
-        evidence = jnp.stack([shape_overlap(poses[i], source, target) for i in range(poses.shift.shape[0])])
-        order = jnp.argsort(-evidence)
-        return Alignment(
-            poses=poses[order],
-            evidence=evidence[order],
-            overlap=source.mask.astype(jnp.float32),
-            plan=None,
-            objective=-evidence[order[0]],
-            error=jnp.zeros(()),
-            converged=jnp.array(True),
-        )
+        return ranked_by_outline(poses, source, target, settled=jnp.ones(len(poses.shift), bool))
 
-    return Method(_prepare, solve(align), _finish, max_steps=1)
-
-
-def _prepare(source: Slice, target: Slice) -> tuple[Slice, Slice]:
-    return source, target
-
-
-def _finish(result: Alignment, source: Slice, target: Slice) -> Alignment:
-    del source, target
-    return result
+    return Method(as_given, solve(align), unchanged, max_steps=1)
 
 
 CARD = Card(
