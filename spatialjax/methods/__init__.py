@@ -9,15 +9,20 @@ import re
 from collections.abc import Callable
 from importlib import resources
 
-from spatialjax.methods.alignment import fields, icp, moments, paste
+from spatialjax.methods.alignment import fields, icp, moments, paste, paste2
 from spatialjax.methods.card import Card, Method, run
+from spatialjax.methods.integration import paste_center
 
 METHODS: dict[str, dict[str, Callable[..., Method]]] = {
     "alignment": {
         "fields": fields.fields,
         "paste": paste.paste,
+        "paste2": paste2.paste2,
         "icp": icp.icp,
         "moments": moments.moments,
+    },
+    "integration": {
+        "paste_center": paste_center.paste_center,
     },
 }
 
@@ -25,8 +30,12 @@ CARDS: dict[str, dict[str, Card]] = {
     "alignment": {
         "fields": fields.CARD,
         "paste": paste.CARD,
+        "paste2": paste2.CARD,
         "icp": icp.CARD,
         "moments": moments.CARD,
+    },
+    "integration": {
+        "paste_center": paste_center.CARD,
     },
 }
 

@@ -129,7 +129,7 @@ def conditional_gradient(
     iteration, converged = 0, False
     plan = a[:, None] * b[None, :] if start is None else np.asarray(start, np.float64)
     constant = (source**2 @ a)[:, None] + (target**2 @ b)[None, :]
-    first, product, duals = (1 - alpha) * linear, _sandwich(source, plan, target), None
+    first, product, duals = (1 - alpha) * linear, sandwich(source, plan, target), None
     value = _value(plan, first, alpha * (constant - 2 * product))
     while iteration < max_iterations and not converged:
         iteration += 1
@@ -137,8 +137,8 @@ def conditional_gradient(
         vertex = exact_transport(slope, a, b, duals=duals)
         duals = vertex.duals
         towards = vertex.plan.toarray()
-        change, moved = towards - plan, _sandwich(source, towards, target) - product
-        step, gain = _parabola(float(np.sum(slope * change)), -2 * alpha * float(np.sum(moved * change)))
+        change, moved = towards - plan, sandwich(source, towards, target) - product
+        step, gain = parabola(float(np.sum(slope * change)), -2 * alpha * float(np.sum(moved * change)))
         plan, product = plan + step * change, product + step * moved
         value = _value(plan, first, alpha * (constant - 2 * product))
         converged = -gain <= tolerance * abs(value)
@@ -149,14 +149,17 @@ def _value(plan: np.ndarray, linear: np.ndarray, quadratic: np.ndarray) -> float
     return float(np.sum(plan * (linear + quadratic)))
 
 
-def _parabola(slope: float, curvature: float) -> tuple[float, float]:
+def parabola(slope: float, curvature: float) -> tuple[float, float]:
     """Where in [0, 1] ``slope γ + curvature γ²`` is least, and its value there."""
     inside = float(np.clip(-slope / (2 * curvature), 0, 1)) if curvature > 0 else 1.0
     step = inside if slope * inside + curvature * inside**2 < 0 else 0.0
     return step, slope * step + curvature * step**2
 
 
-def _sandwich(source: np.ndarray, plan: np.ndarray, target: np.ndarray) -> np.ndarray:
+def sandwich(
+    source: Float[np.ndarray, "n n"], plan: Float[np.ndarray, "n m"], target: Float[np.ndarray, "m m"]
+) -> Float[np.ndarray, "n m"]:
+    """``source @ plan @ target``, by a sparse product where the plan is nearly a vertex."""
     if np.count_nonzero(plan) < 0.1 * plan.size:
         return source @ (sp.csr_array(plan) @ target)
     return source @ plan @ target

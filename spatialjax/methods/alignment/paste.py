@@ -7,8 +7,6 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
-from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from spatialjax.algorithm import Algorithm
@@ -19,8 +17,12 @@ from spatialjax.slices import Slice
 from spatialjax.transport import (
     FusedProblem,
     conditional_gradient,
+    expression_cost,
     fused_gromov_wasserstein,
     fused_problem,
+    pitch,
+    real_spots,
+    scattered,
 )
 
 
@@ -92,7 +94,7 @@ def paste(
         s, t = np.asarray(source.mask), np.asarray(target.mask)
         masks = {"linear": (s, t), "source": (s, s), "target": (t, t), "a": (s,), "b": (t,)}
         dense = _problem(source, target, dissimilarity=dissimilarity, unit=unit)
-        padded = {name: jnp.asarray(_scatter(dense[name], *masks[name]), jnp.float32) for name in masks}
+        padded = {name: jnp.asarray(scattered(dense[name], *masks[name]), jnp.float32) for name in masks}
         data = fused_problem(**padded, alpha=alpha, normalise=False)
         return {"problem": data, "source": source.xy, "target": target.xy}
 
@@ -108,12 +110,12 @@ def paste(
         ]
         best = min(runs, key=lambda run: run.objective)
         plan = best.plan.toarray()
-        poses, residuals = both_parities(_real(source)[1], _real(target)[1], plan)
+        poses, residuals = both_parities(real_spots(source)[1], real_spots(target)[1], plan)
         return Alignment(
             poses=poses,
             evidence=-residuals,
             overlap=np.asarray(source.mask, np.float32),
-            plan=_scatter(plan, *masks).astype(np.float32),
+            plan=scattered(plan, *masks).astype(np.float32),
             objective=np.float64(best.objective),
             error=np.float64(max(np.abs(plan.sum(1) - dense["a"]).sum(), np.abs(plan.sum(0) - dense["b"]).sum())),
             converged=np.bool_(best.converged),
@@ -149,16 +151,11 @@ def _solver() -> Algorithm:
     return Algorithm(init, step, readout)
 
 
-def _real(section: Slice) -> tuple[Float[np.ndarray, "n g"], Float[np.ndarray, "n d"]]:
-    mask = np.asarray(section.mask)
-    return np.asarray(section.features, np.float64)[mask], np.asarray(section.xy, np.float64)[mask]
-
-
 def _problem(source: Slice, target: Slice, *, dissimilarity: str, unit: float | None) -> dict[str, np.ndarray]:
     """The dense problem of the real spots, float64."""
-    features, points = zip(*(_real(section) for section in (source, target)), strict=True)
-    linear = _dissimilarity(*features, kind=dissimilarity)
-    length = _pitch(points) if unit is None else unit
+    features, points = zip(*(real_spots(section) for section in (source, target)), strict=True)
+    linear = expression_cost(*features, kind=dissimilarity)
+    length = pitch(*points) if unit is None else unit
     return {
         "linear": linear,
         "source": cdist(points[0], points[0]) / length,
@@ -166,35 +163,6 @@ def _problem(source: Slice, target: Slice, *, dissimilarity: str, unit: float | 
         "a": np.full(len(points[0]), 1 / len(points[0])),
         "b": np.full(len(points[1]), 1 / len(points[1])),
     }
-
-
-def _scatter(values: np.ndarray, *masks: np.ndarray) -> np.ndarray:
-    """``values`` on the places of real spots, 0 on padding."""
-    padded = np.zeros([len(mask) for mask in masks])
-    padded[np.ix_(*masks)] = values
-    return padded
-
-
-def _pitch(points: tuple[np.ndarray, ...]) -> float:
-    nearest = [cKDTree(xy).query(xy, 2)[0][:, 1] for xy in points if len(xy) > 1]
-    median = float(np.median(np.concatenate(nearest))) if nearest else 0.0
-    return median if median > 0 else 1.0
-
-
-def _dissimilarity(source: np.ndarray, target: np.ndarray, *, kind: str) -> Float[np.ndarray, "n m"]:
-    if source.shape[1] != target.shape[1]:
-        raise ValueError(
-            f"Expected the same genes in both sections, found {source.shape[1]} and {target.shape[1]}: keep the "
-            "shared genes, in one order."
-        )
-    if not len(source) or not len(target):
-        raise ValueError(f"Expected spots in both sections, found {len(source)} and {len(target)}.")
-    if kind == "euclidean":
-        return cdist(source, target, "sqeuclidean")
-    if min(source.min(), target.min()) < 0:
-        raise ValueError("Expected counts for dissimilarity='kl', found negative values: give counts, or 'euclidean'.")
-    source, target = ((values + 0.01) / (values + 0.01).sum(1, keepdims=True) for values in (source, target))
-    return (source * np.log(source)).sum(1)[:, None] - source @ np.log(target).T
 
 
 CARD = Card(
@@ -211,6 +179,9 @@ CARD = Card(
         "or bettered; Stahl breast sections 2.3706, 2.4122, 2.4249 from that start."
     ),
     licence="BSD-3-Clause (authors' code)",
-    notes="Distances in units of the spots' pitch unless unit is given; both parities returned; no centre slice.",
+    notes=(
+        "Distances in units of the spots' pitch unless unit is given; both parities returned; the centre slice is "
+        "`paste_center`."
+    ),
     most_spots=10_000,
 )

@@ -1,0 +1,1 @@
+"""One common section of several."""
