@@ -19,7 +19,7 @@ PACKAGE = ROOT / "spatialjax"
 GROUND = {"slices", "transforms", "results", "checks", "tiles"}
 FIRST = {"algorithm", "preprocess", "graphs", "transport", "registration", "metrics", "simulate"}
 METHODS = {"methods"}
-THIRD = {"atlas", "io", "datasets", "pp", "tl", "pl", "cli"}
+THIRD = {"atlas", "io", "datasets", "pp", "tl", "pl", "viewer", "cli"}
 FLOOR = {
     **dict.fromkeys(GROUND, 0),
     **dict.fromkeys(FIRST, 1),
