@@ -1,6 +1,7 @@
 """The command line: ``spatialjax reconstruct``, ``validate``, ``demo``, ``info``, ``methods`` and ``cite``.
 
-Exit codes: 0 all is well, 2 the input cannot be used, 3 finished but a section could not be placed, 130 interrupted.
+Exit codes: 0 all is well, 1 a file could not be written, 2 the input cannot be used, 3 finished but a section could
+not be placed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-EXIT_INPUT, EXIT_UNPLACED, EXIT_INTERRUPTED = 2, 3, 130
+EXIT_OUTPUT, EXIT_INPUT, EXIT_UNPLACED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
     name="spatialjax",
@@ -62,6 +63,12 @@ Anchor = Annotated[
 Domains = Annotated[int | None, typer.Option(help="Number of domains; chosen from the data if not given.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier run in the folder.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the interrupted run in the folder; start where there is none.")
+]
+KeepSteps = Annotated[
+    bool, typer.Option("--keep-checkpoint", help="Keep the results of the steps in DIR/.steps after the run.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -70,6 +77,7 @@ def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
+        from spatialjax.atlas.files import OutputError
         from spatialjax.checks import InputError
 
         try:
@@ -77,8 +85,12 @@ def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
         except InputError as error:
             _say(f"[bold red]error:[/bold red] {_escape(str(error))}")
             code = EXIT_INPUT
+        except OutputError as error:
+            _say(f"[bold red]error:[/bold red] {_escape(str(error))}{_how_to_go_on(command.__name__, kwargs)}")
+            code = EXIT_OUTPUT
         except KeyboardInterrupt:
-            _say("interrupted: nothing that looks finished was left behind")
+            going_on = _how_to_go_on(command.__name__, kwargs)
+            _say("interrupted: nothing that looks finished was left behind." + going_on)
             code = EXIT_INTERRUPTED
         raise typer.Exit(code)
 
@@ -108,16 +120,18 @@ def reconstruct(
     n_domains: Domains = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    resume: Resume = False,
+    keep_checkpoint: KeepSteps = False,
 ) -> int:
     """Align sections into one 3D tissue and write atlas.h5ad, couplings/, report.html and run.json."""
-    from spatialjax.atlas import console, intake, outputs
+    from spatialjax.atlas import console, intake, job
     from spatialjax.atlas.reconstruction import Options
-    from spatialjax.atlas.run import reconstruct_stack
     from spatialjax.atlas.watch import Watch
 
     options = Options(method=method, reflection=reflection, anchor=anchor, n_domains=n_domains, seed=seed)
     options.check()
-    folder = outputs.check_directory(out, overwrite=overwrite)
+    destination = job.Destination(out, resume=resume, overwrite=overwrite, keep_checkpoint=keep_checkpoint)
+    destination.check()
     _say(f"spatialjax {_version()}, {console.device_line()}")
     with console.progress() as listener:
         watch = Watch(listener)
@@ -126,9 +140,13 @@ def reconstruct(
             door |= _leave(names, duplicates, uneven=allow_spacing_mismatch)
             entry = intake.open_in_order(_read(sections, spatial_key), order_by=order_by, slice_key=slice_key, **door)
             options.check_with(entry.stack)
-        result = reconstruct_stack(entry.stack, options, watch=watch, layout=entry.layout)
-        outputs.write(result, folder, watch=watch, source=_command_line())
-    _conclude(result, folder)
+        card = job.finished_before(entry, options, destination) if resume else None
+        if card is None:
+            result = job.run_job(entry, options, destination, watch=watch, source=_command_line())
+    if card is not None:
+        _say(f"{_escape(str(out))} holds the finished run of these sections and options: nothing is left to do")
+        return 0 if all(section["placed"] for section in card["sections"]) else EXIT_UNPLACED
+    _conclude(result, out)
     return EXIT_UNPLACED if result.unplaced else 0
 
 
@@ -166,7 +184,7 @@ def validate(
     options.check_with(entry.stack)
     found = preview.preview(entry.stack, options)
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        _echo(json.dumps(found, indent=2))
     else:
         preview.show(found, _output())
 
@@ -211,7 +229,7 @@ def info(as_json: Json = False) -> None:
     facts = {"versions": versions(), "devices": devices, "data": None if folder is None else str(folder)}
     facts["compilation_cache"] = jax.config.jax_compilation_cache_dir
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        _echo(json.dumps(facts, indent=2))
         return
     rows = [*facts["versions"].items()]
     rows += [(f"device {i}", f"{d['kind']} ({d['platform']})") for i, d in enumerate(devices)]
@@ -232,7 +250,7 @@ def methods(as_json: Json = False) -> None:
 
     cards = [card for by_name in CARDS.values() for card in by_name.values()]
     if as_json:
-        typer.echo(json.dumps([asdict(card) for card in cards], indent=2))
+        _echo(json.dumps([asdict(card) for card in cards], indent=2))
         return
     rows = [(c.task, c.name, c.expects, c.fidelity, c.summary) for c in cards]
     _print_table(("task", "method", "needs", "fidelity", "summary"), rows)
@@ -246,7 +264,7 @@ def cite(method: Annotated[str, typer.Argument(help="Name of a method.", metavar
     from spatialjax.methods import CARDS, citation
 
     names = [name for by_name in CARDS.values() for name in by_name]
-    typer.echo(citation(one_of(method, names, "method")).strip())
+    _echo(citation(one_of(method, names, "method")).strip())
 
 
 def main() -> None:
@@ -257,9 +275,20 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
+def _how_to_go_on(command: str, given: dict[str, Any]) -> str:
+    """A sentence on how an interrupted run goes on; empty where nothing was kept."""
+    from spatialjax.atlas.job import Destination
+
+    if command != "reconstruct" or not Destination(given["out"]).waiting():
+        return ""
+    words = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
+    again = shlex.join(["spatialjax", *words, "--resume"])
+    return f" Finished steps are kept; to go on from them: {_escape(again)}"
+
+
 def _version_option(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"spatialjax {_version()}")
+        _echo(f"spatialjax {_version()}")
         raise typer.Exit
 
 
@@ -318,9 +347,18 @@ def _version() -> str:
 
 
 def _say(markup: str) -> None:
-    from rich.console import Console
+    from spatialjax.atlas.console import terminal
 
-    Console(stderr=True, highlight=False).print(markup, soft_wrap=True)
+    terminal(stderr=True).print(markup, soft_wrap=True)
+
+
+def _echo(text: str) -> None:
+    try:
+        typer.echo(text)
+    except BrokenPipeError:
+        from spatialjax.atlas.console import silence
+
+        silence(sys.stdout)
 
 
 def _escape(text: str) -> str:
@@ -330,9 +368,9 @@ def _escape(text: str) -> str:
 
 
 def _output() -> Any:
-    from rich.console import Console
+    from spatialjax.atlas.console import terminal
 
-    return Console(highlight=False)
+    return terminal()
 
 
 def _print_table(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -86,6 +86,9 @@ def reconstruct(
     seed: int = 0,
     out: str | Path | None = None,
     overwrite: bool = False,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    keep_checkpoint: bool = False,
     progress: bool | Callable[[Event], None] = True,
 ) -> Reconstruction:
     """Align serial sections into one three-dimensional tissue.
@@ -136,6 +139,14 @@ def reconstruct(
         left out.
     overwrite
         Whether the files of an earlier run in ``out`` may be replaced.
+    checkpoint
+        Folder where the result of each step is kept until the run is finished, so that an interrupted run can go on;
+        ``.steps`` in ``out`` where left out, nothing is kept without ``out``.
+    resume
+        Go on from the results that an interrupted run of the same sections and options kept there, to the same bits
+        as without interruption; start where there are none. Where left out a run starts afresh.
+    keep_checkpoint
+        Keep the results of the steps after the run, too.
     progress
         Whether to show the steps, or a function that is called with every ``Event``.
 
@@ -147,7 +158,10 @@ def reconstruct(
     Raises
     ------
     InputError
-        If the input cannot be used as it is; raised before any long work and before anything is written.
+        If the input cannot be used as it is, or ``resume`` meets a run of other sections or options, and then the
+        message names what differs; raised before any long work and before anything is written.
+    OutputError
+        If the system refuses to write, e.g. on a full disk; finished steps are kept.
 
     Examples
     --------
@@ -155,12 +169,15 @@ def reconstruct(
     >>> result = sj.tl.reconstruct(sj.datasets.simulated(seed=0), progress=False)  # doctest: +SKIP
     >>> result.atlas.obsm["spatial3d"]  # doctest: +SKIP
     """
-    from spatialjax.atlas import intake, outputs
-    from spatialjax.atlas.run import reconstruct_stack
+    from spatialjax.atlas import intake
+    from spatialjax.atlas.job import Destination, run_job
 
     options = Options(method=method, reflection=reflection, anchor=anchor, n_domains=n_domains, seed=seed)
     options.check()
-    folder = None if out is None else outputs.check_directory(out, overwrite=overwrite)
+    destination = Destination(
+        _path(out), _path(checkpoint), resume=resume, overwrite=overwrite, keep_checkpoint=keep_checkpoint
+    )
+    destination.check()
     with _listening(progress) as listener:
         watch = Watch(listener)
         with watch.step("input", "reading the sections"):
@@ -180,10 +197,7 @@ def reconstruct(
                 allow_spacing_mismatch=allow_spacing_mismatch,
             )
             options.check_with(entry.stack)
-        result = reconstruct_stack(entry.stack, options, watch=watch, layout=entry.layout)
-        if folder is not None:
-            outputs.write(result, folder, watch=watch, source="spatialjax.tl.reconstruct")
-    return result
+        return run_job(entry, options, destination, watch=watch, source="spatialjax.tl.reconstruct")
 
 
 def align(
@@ -259,6 +273,10 @@ def align(
         mirrored=bool(pose.mirrored),
         messages=tuple(stack.messages),
     )
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 @contextmanager

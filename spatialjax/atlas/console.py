@@ -1,7 +1,13 @@
-"""Progress on a terminal: one line a step, with a bar while it runs; plain lines where the output is no terminal."""
+"""Progress on a terminal: one line a step, with a bar while it runs; plain lines where the output is no terminal.
+
+Where the reader of the output has gone away (``spatialjax … | head -1``), what is left to say is dropped and the work
+goes on: the exit code still tells how it ended.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,9 +24,7 @@ def progress(console: Any = None) -> Iterator[Callable[[Event], None]]:
     console
         A ``rich.console.Console``; one on standard error where left out.
     """
-    from rich.console import Console
-
-    console = Console(stderr=True) if console is None else console
+    console = terminal(stderr=True) if console is None else console
     if not console.is_terminal and not console.is_jupyter:
         yield _lines(console)
         return
@@ -28,10 +32,37 @@ def progress(console: Any = None) -> Iterator[Callable[[Event], None]]:
         yield listener
 
 
+def terminal(*, stderr: bool = False) -> Any:
+    """A ``rich.console.Console`` that falls silent, and stops nothing, where nobody reads it any more.
+
+    Parameters
+    ----------
+    stderr
+        Write to standard error instead of standard output.
+    """
+    from rich.console import Console
+
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            silence(sys.stderr if stderr else sys.stdout)
+
+    return Terminal(stderr=stderr, highlight=False)
+
+
+def silence(stream: Any) -> None:
+    """Send what a closed stream still gets, now and at the end of the process, to nowhere."""
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError, AttributeError):  # not a stream of the system
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
+
+
 def device_line() -> str:
     """The device that the run uses, in words."""
-    import os
-
     import jax
 
     first = jax.devices()[0]
@@ -54,8 +85,16 @@ def _lines(console: Any) -> Callable[[Event], None]:
         elif event.state == "compiling" and event.step not in compiling:
             compiling.add(event.step)
             console.print(f"{event.step}: compiling (once for each size of section)", highlight=False, soft_wrap=True)
+        elif event.state == "note":
+            _note(console, event.message)
 
     return hear
+
+
+def _note(console: Any, sentence: str) -> None:
+    from rich.markup import escape
+
+    console.print(f"[dim]note:[/dim] {escape(sentence)}", highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -74,6 +113,9 @@ def _bars(console: Any) -> Iterator[Callable[[Event], None]]:
         tasks: dict[str, Any] = {}
 
         def hear(event: Event) -> None:
+            if event.state == "note":
+                _note(bars.console, event.message)
+                return
             if event.step not in tasks:
                 tasks[event.step] = bars.add_task(escape(event.message), total=None, step=event.step)
             task = tasks[event.step]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,43 +14,88 @@ import jax
 import numpy as np
 import scipy.sparse as sp
 
-from spatialjax.atlas import report
+from spatialjax.atlas import report, steps
 from spatialjax.atlas.assemble import versions
+from spatialjax.atlas.files import atomically, folder_made, is_temporary, remove_temporaries
 from spatialjax.atlas.reconstruction import Reconstruction
 from spatialjax.atlas.watch import Watch
 from spatialjax.checks import InputError, writable_directory
+from spatialjax.io.writing import write_h5ad
 
 #: What a run writes at the top of its folder.
 FILES = ("atlas.h5ad", "report.html", "run.json")
 
 
-def check_directory(out: str | Path, *, overwrite: bool = False) -> Path:
+def check_directory(out: str | Path, *, overwrite: bool = False, resume: bool = False) -> Path:
     """The output folder, refused before any work where it cannot be used; nothing is written.
 
     Parameters
     ----------
     out
-        Folder, made later where it does not exist.
+        Folder, made later where it does not exist. What an interrupted run left may be there, and nothing else.
     overwrite
         Whether the files of an earlier run there may be replaced.
+    resume
+        Whether a run that was begun there is to go on.
 
     Raises
     ------
     InputError
-        If it is a file, holds something and ``overwrite`` is False, or cannot be written.
+        If it is a file, cannot be written, or holds anything that may not be replaced.
     """
     path = Path(out)
     writable_directory(path)
-    if not overwrite and path.is_dir() and any(path.iterdir()):
+    if overwrite and resume:
+        raise InputError(
+            "Expected resume (--resume) or overwrite (--overwrite), found both: one goes on with the run in the "
+            "folder, the other starts afresh. Leave one out."
+        )
+    if overwrite or interrupted(path) or not path.is_dir() or not any(path.iterdir()):
+        return path
+    begun = steps.kept_fingerprint(path / steps.FOLDER) is not None or finished_fingerprint(path) is not None
+    if not (resume and begun):
         raise InputError(
             f"Expected a new or an empty output folder, found files in {str(path)!r}: choose another one, or replace "
-            "the "
-            "files of an earlier run with overwrite (--overwrite on the command line)."
+            "the files of an earlier run with overwrite (--overwrite on the command line)."
         )
     return path
 
 
-def write(result: Reconstruction, out: str | Path, *, watch: Watch | None = None, source: str = "") -> Path:
+def interrupted(folder: Path) -> bool:
+    """Whether a folder holds what an interrupted run left, and nothing else."""
+    if not (folder / steps.FOLDER).is_dir() or (folder / "run.json").exists():
+        return False
+    ours = {steps.FOLDER, "couplings", *FILES}
+    return all(entry.name in ours or is_temporary(entry.name) for entry in folder.iterdir())
+
+
+def finished_card(folder: Path) -> dict[str, Any] | None:
+    """What ``run.json`` says; None where no run has finished in the folder."""
+    try:
+        card = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return card if isinstance(card, dict) else None
+
+
+def finished_fingerprint(folder: Path) -> dict[str, Any] | None:
+    """What the finished run in a folder depended on; None where there is none, or it does not say."""
+    return (finished_card(folder) or {}).get("fingerprint")
+
+
+def unfinish(folder: Path) -> None:
+    """Take the sign of a finished run away before another one begins in the folder."""
+    (folder / "run.json").unlink(missing_ok=True)
+
+
+def write(
+    result: Reconstruction,
+    out: str | Path,
+    *,
+    watch: Watch | None = None,
+    source: str = "",
+    fingerprint: Mapping[str, Any] | None = None,
+) -> Path:
     """Write ``atlas.h5ad``, ``couplings/``, ``report.html`` and, when all of these are there, ``run.json``.
 
     Parameters
@@ -64,32 +108,44 @@ def write(result: Reconstruction, out: str | Path, *, watch: Watch | None = None
         Measures and reports the step.
     source
         The command or call that made the run, for the record.
+    fingerprint
+        What the bits of the run depend on, for the record and for a later ``resume``.
 
     Returns
     -------
     Path
         The folder.
+
+    Raises
+    ------
+    OutputError
+        If the system refuses to write, e.g. on a full disk; ``run.json`` is not there then.
     """
     folder = Path(out)
     watch = Watch(timings=list(result.timings)) if watch is None else watch
     with watch.step("outputs", f"writing to {folder.name!r}"):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder_made(folder)
         _remove_earlier(folder)
         watch.say("atlas.h5ad", share=0.1)
-        atomically(folder / "atlas.h5ad", lambda path: result.atlas.write_h5ad(path, compression="gzip"))
+        atomically(folder / "atlas.h5ad", lambda path: write_h5ad(result.atlas, path))
         watch.say("couplings", share=0.4)
         index = _write_couplings(result.couplings, folder)
         watch.say("report.html", share=0.6)
         page = report.page(result, source=source)
         atomically(folder / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
-    card = run_card(result, couplings=index, timings=watch.timings, source=source)
+    card = run_card(result, couplings=index, timings=watch.timings, source=source, fingerprint=fingerprint)
     text = json.dumps(card, indent=2, allow_nan=False)
     atomically(folder / "run.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
     return folder
 
 
 def run_card(
-    result: Reconstruction, *, couplings: list[dict[str, Any]] | None = None, timings: Any = None, source: str = ""
+    result: Reconstruction,
+    *,
+    couplings: list[dict[str, Any]] | None = None,
+    timings: Any = None,
+    source: str = "",
+    fingerprint: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything needed to know how a result came about, as plain JSON values (NaN and infinity as null).
 
@@ -103,6 +159,8 @@ def run_card(
         Time and memory of the steps; those of ``result`` where left out.
     source
         The command or call that made the run.
+    fingerprint
+        What the bits of the run depend on.
     """
     facts = result.atlas.uns["spatialjax"]
     sections = [
@@ -131,6 +189,7 @@ def run_card(
         "device": device(),
         "method": facts["method"],
         "options": json.loads(facts["options"]),
+        "fingerprint": fingerprint,
         "cells": result.atlas.n_obs,
         "genes": result.atlas.n_vars,
         "sections": sections,
@@ -166,16 +225,6 @@ def plain(value: Any) -> Any:
     return value
 
 
-def atomically(path: Path, write_to: Callable[[Path], Any]) -> None:
-    """Let ``write_to`` fill a temporary file in the same folder, then give it its name: never a half-written file."""
-    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:12]}{path.suffix}")
-    try:
-        write_to(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def safe_name(name: str) -> str:
     """A section's name with only letters, digits, dots, dashes and underscores."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:60] or "section"
@@ -184,7 +233,7 @@ def safe_name(name: str) -> str:
 def _write_couplings(couplings: Mapping[tuple[str, str], sp.csr_matrix], folder: Path) -> list[dict[str, Any]]:
     """One file a pair, numbered, so that names that look alike on disk stay apart; and the index of them."""
     index = []
-    (folder / "couplings").mkdir(exist_ok=True)
+    folder_made(folder / "couplings")
     for number, ((first, second), matrix) in enumerate(couplings.items()):
         name = f"couplings/{number:03d}_{safe_name(first)}--{safe_name(second)}.npz"
         atomically(folder / name, lambda path, matrix=matrix: sp.save_npz(path, matrix))
@@ -196,6 +245,8 @@ def _write_couplings(couplings: Mapping[tuple[str, str], sp.csr_matrix], folder:
 
 def _remove_earlier(folder: Path) -> None:
     """Take away what an earlier run wrote, ``run.json`` first, so that no mixture of two runs looks finished."""
-    (folder / "run.json").unlink(missing_ok=True)
+    unfinish(folder)
+    remove_temporaries(folder)
+    remove_temporaries(folder / "couplings")
     for old in (folder / "couplings").glob("[0-9][0-9][0-9]_*--*.npz"):
         old.unlink()

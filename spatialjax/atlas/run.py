@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import jax
 import numpy as np
+import scipy.sparse as sp
 
 from spatialjax import checks
 from spatialjax.atlas import assemble, domains, placing, quality
-from spatialjax.atlas.features import prepare
+from spatialjax.atlas.features import Prepared, prepare
 from spatialjax.atlas.pairs import PairResult, align_pairs, pairs_of
 from spatialjax.atlas.reconstruction import Options, Placement, Reconstruction
+from spatialjax.atlas.steps import Steps, Store
 from spatialjax.atlas.watch import Watch
 from spatialjax.registration.order import check_order
+from spatialjax.registration.pose_graph import PoseGraph
 from spatialjax.transforms import Affine
 
 
 def reconstruct_stack(
-    stack: Any, options: Options, *, watch: Watch | None = None, layout: Any = None
+    stack: Any, options: Options, *, watch: Watch | None = None, layout: Any = None, store: Store | None = None
 ) -> Reconstruction:
     """Run every step on an opened stack.
 
@@ -34,74 +38,110 @@ def reconstruct_stack(
     layout
         Where the cells of each section stand in the output, see ``assemble.Layout``; one section after the other where
         left out.
+    store
+        An opened store where the result of each step is kept, and read where it is kept already; see ``job.run_job``.
     """
     watch = Watch() if watch is None else watch
+    steps = Steps(watch, store)
     method = options.resolved_method
     key = jax.random.key(options.seed)
-    names = [section.name for section in stack.sections]
-    anchor = None if options.anchor is None else names.index(options.anchor)
-    with watch.step("features", "joint components of all sections"):
-        prepared = prepare(stack, method=method)
-    pairs = pairs_of(len(names))
-    with watch.step("pairs", f"{len(pairs)} pairs by {method!r}"):
-        results = align_pairs(
-            prepared,
-            pairs,
-            method=method,
-            key=jax.random.fold_in(key, 1),
-            progress=_reporter(watch),
-            weighed=_counter(watch),
+    number = len(stack.sections)
+    prepared = steps.run("features", "joint components of all sections", lambda: prepare(stack, method=method))
+    pairs = pairs_of(number)
+    results = tuple(
+        steps.run_each(
+            "pairs",
+            f"{len(pairs)} pairs by {method!r}",
+            _pair_steps(stack, prepared, pairs, method=method, key=jax.random.fold_in(key, 1), watch=watch),
         )
-    with watch.step("pose graph", "all sections together"):
-        pitch = float(np.median([section.pitch for section in stack.sections]))
-        graph = placing.join(results, len(names), pitch=pitch, anchor=anchor, reflection=options.reflection)
-        placed = placing.place(stack, graph)
-        overlap = placing.overlaps(prepared, placed)
-    with watch.step("domains", "3D neighbours and domains"):
-        found = domains.find_domains(
+    )
+    graph, placed, overlap = steps.run(
+        "pose graph", "all sections together", lambda: _place(stack, prepared, results, options=options)
+    )
+    found = steps.run(
+        "domains",
+        "3D neighbours and domains",
+        lambda: domains.find_domains(
             prepared.embeddings, domains.graph3d(stack, placed), number=options.n_domains, rng=_generator(options, 2)
-        )
-    with watch.step("couplings", "soft matches and their similarity"):
-        matches = placing.couple(stack, prepared, placed)
-        rows = quality.similarity(stack, prepared, placed, couplings=matches, key=jax.random.fold_in(key, 3))
-        order = check_order(quality.similarity_of_pairs(results), np.array([s.z for s in stack.sections]), names=names)
+        ),
+    )
+    matches, rows = steps.run(
+        "couplings",
+        "soft matches and their similarity",
+        lambda: _match(stack, prepared, placed, key=jax.random.fold_in(key, 3)),
+    )
     with watch.step("atlas", "cells back in input order"):
-        placements = _placements(stack, placed, graph)
-        pair_rows = _pair_rows(names, results, graph)
-        metrics = _metrics(names, rows, graph, found)
-        metrics["order"] = [asdict(finding) for finding in order]
-        notes = [*stack.messages, *_warnings(placements, results, names)]
+        order = check_order(
+            quality.similarity_of_pairs(results), np.array([s.z for s in stack.sections]), names=stack.names
+        )
+        metrics = _metrics(stack.names, rows, graph, found) | {"order": [asdict(finding) for finding in order]}
         values = assemble.PerCell(placed.xyz, overlap, found.labels, found.confidence, placed.placed, placed.component)
+        placements = _placements(stack, placed, graph)
         atlas, renamed = assemble.assemble(stack, values, layout=layout)
-        couplings = {(names[a], names[b]): assemble.in_input_order(stack, (a, b), m) for (a, b), m in matches.items()}
+        warnings = [*stack.messages, *_warnings(placements, results, stack.names), *renamed]
         atlas.uns["spatialjax"] = assemble.describe(
-            placements, options=asdict(options), method=method, warnings=[*notes, *renamed]
+            placements, options=asdict(options), method=method, warnings=warnings
         )
     return Reconstruction(
         atlas=atlas,
         transforms={p.name: p for p in placements},
-        couplings=couplings,
-        pairs=pair_rows,
+        couplings=_named(stack, matches),
+        pairs=_pair_rows(stack.names, results, graph),
         metrics=metrics,
         findings=[finding.sentence for finding in order],
-        warnings=[*notes, *renamed],
+        warnings=warnings,
         timings=watch.timings,
     )
 
 
+def _pair_steps(
+    stack: Any, prepared: Prepared, pairs: list[tuple[int, int]], *, method: str, key: Any, watch: Watch
+) -> dict[str, Callable[[], PairResult]]:
+    """What aligns each pair. The key of a pair depends on its two sections and on no other pair."""
+
+    def step(number: int, pair: tuple[int, int]) -> Callable[[], PairResult]:
+        label = " on ".join(stack.names[i] for i in pair)
+
+        def report(now: Any) -> None:
+            done = now.steps / now.max_steps if now.max_steps else 0.0
+            watch.say(f"{label}, pair {number + 1} of {len(pairs)}", share=(number + done) / len(pairs))
+
+        def align() -> PairResult:
+            own = jax.random.fold_in(jax.random.fold_in(key, pair[0]), pair[1])
+            (result,) = align_pairs(prepared, [pair], method=method, key=own, progress=report)
+            return result
+
+        return align
+
+    return {f"{a}-{b}": step(number, (a, b)) for number, (a, b) in enumerate(pairs)}
+
+
+def _place(
+    stack: Any, prepared: Prepared, results: tuple[PairResult, ...], *, options: Options
+) -> tuple[PoseGraph, placing.Placed, tuple[np.ndarray, ...]]:
+    """The pose graph, where the sections lie, and the overlap of every spot."""
+    anchor = None if options.anchor is None else stack.names.index(options.anchor)
+    pitch = float(np.median([section.pitch for section in stack.sections]))
+    graph = placing.join(results, len(stack.sections), pitch=pitch, anchor=anchor, reflection=options.reflection)
+    placed = placing.place(stack, graph)
+    return graph, placed, placing.overlaps(prepared, placed)
+
+
+def _match(
+    stack: Any, prepared: Prepared, placed: placing.Placed, *, key: Any
+) -> tuple[dict[tuple[int, int], sp.csr_matrix], list[dict[str, Any]]]:
+    """Soft matches of successive sections, and their similarity beside its nulls."""
+    matches = placing.couple(stack, prepared, placed)
+    return matches, quality.similarity(stack, prepared, placed, couplings=matches, key=key)
+
+
+def _named(stack: Any, matches: dict[tuple[int, int], sp.csr_matrix]) -> dict[tuple[str, str], sp.csr_matrix]:
+    names = stack.names
+    return {(names[a], names[b]): assemble.in_input_order(stack, (a, b), m) for (a, b), m in matches.items()}
+
+
 def _generator(options: Options, stream: int) -> np.random.Generator:
     return np.random.default_rng([options.seed, stream])
-
-
-def _reporter(watch: Watch) -> Any:
-    def report(now: Any) -> None:
-        watch.say(now.label, share=now.steps / now.max_steps if now.max_steps else None)
-
-    return report
-
-
-def _counter(watch: Watch) -> Any:
-    return lambda finished, total: watch.say(f"weighing pair {finished} of {total}", share=finished / total)
 
 
 def _placements(stack: Any, placed: placing.Placed, graph: Any) -> list[Placement]:

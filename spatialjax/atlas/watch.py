@@ -25,7 +25,7 @@ class Event:
     share
         Finished share of the step, 0 to 1; None while unknown.
     state
-        ``"start"``, ``"running"``, ``"compiling"`` or ``"end"``.
+        ``"start"``, ``"running"``, ``"compiling"``, ``"note"`` (a sentence to keep) or ``"end"``.
     """
 
     step: str
@@ -50,6 +50,9 @@ class Timing:
         Number of programs compiled or loaded from the compilation cache.
     peak_mb
         Largest memory of the process from its start to the end of this step, MB; None where the system does not say.
+    restored
+        Number of results of the step that were read from the checkpoint of an interrupted run: the times above count
+        the reading of these and not what it took to compute them.
     """
 
     step: str
@@ -57,6 +60,7 @@ class Timing:
     compile_seconds: float
     compilations: int
     peak_mb: float | None
+    restored: int = 0
 
 
 @dataclass
@@ -74,23 +78,39 @@ class Watch:
     listener: Callable[[Event], None] | None = None
     timings: list[Timing] = field(default_factory=list)
     _step: str = ""
+    _restored: int = 0
 
     def say(self, message: str, *, share: float | None = None, state: str = "running") -> None:
         """Pass one message about the current step on to the listener."""
         if self.listener is not None:
             self.listener(Event(self._step, message, share, state))
 
+    def note(self, sentence: str) -> None:
+        """Pass a sentence on that the user should still see when the run is over."""
+        self.say(sentence, state="note")
+
+    def count_restored(self) -> None:
+        """Count one result of the current step as read from a checkpoint."""
+        self._restored += 1
+
     @contextmanager
     def step(self, name: str, message: str) -> Iterator[None]:
         """Measure what happens inside as the step ``name``."""
-        self._step = name
+        self._step, self._restored = name, 0
         self.say(message, state="start")
         start = time.perf_counter()
         with _compilations(self) as compiled:
             yield
-        timing = Timing(name, time.perf_counter() - start, sum(compiled), len(compiled), peak_memory())
+        seconds = time.perf_counter() - start
+        timing = Timing(name, seconds, sum(compiled), len(compiled), peak_memory(), self._restored)
         self.timings.append(timing)
-        self.say(f"{timing.seconds:.1f} s", share=1.0, state="end")
+        self.say(f"{seconds:.1f} s{_from_checkpoint(self._restored)}", share=1.0, state="end")
+
+
+def _from_checkpoint(restored: int) -> str:
+    if restored == 0:
+        return ""
+    return f" ({restored} result{'s' * (restored > 1)} from the interrupted run)"
 
 
 def peak_memory() -> float | None:
