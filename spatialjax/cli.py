@@ -123,7 +123,7 @@ def reconstruct(
     resume: Resume = False,
     keep_checkpoint: KeepSteps = False,
 ) -> int:
-    """Align sections into one 3D tissue and write atlas.h5ad, couplings/, report.html and run.json."""
+    """Align sections into one 3D tissue and write atlas.h5ad, couplings/, report.html, viewer.html and run.json."""
     from spatialjax.atlas import console, intake, job
     from spatialjax.atlas.reconstruction import Options
     from spatialjax.atlas.watch import Watch
@@ -333,7 +333,10 @@ def _conclude(result: Any, folder: Path) -> None:
         _say(f"[bold yellow]look:[/bold yellow] {_escape(sentence)}")
     for sentence in result.warnings:
         _say(f"[dim]note:[/dim] {_escape(sentence)}")
-    _say(f"{placed} of {len(result.transforms)} sections placed; open {_escape(str(folder / 'report.html'))}")
+    _say(
+        f"{placed} of {len(result.transforms)} sections placed; open {_escape(str(folder / 'report.html'))} and "
+        "viewer.html"
+    )
 
 
 def _command_line() -> str:

@@ -21,6 +21,8 @@ from spatialjax.transforms import Affine
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from spatialjax.atlas.pairs import PairPosterior
+
 
 @dataclass(frozen=True)
 class PairAlignment:
@@ -44,6 +46,11 @@ class PairAlignment:
         Rotation, degrees counter-clockwise; of a mirrored section, after ``y -> -y``.
     mirrored
         Whether the section was turned over.
+    pose
+        Which of the poses of ``posterior`` this is.
+    posterior
+        How sure it is: probability, angle and shift with their spread, overlap with an interval; None where no pose
+        was found.
     messages
         What was assumed about the input.
     """
@@ -56,6 +63,8 @@ class PairAlignment:
     threshold: float
     angle: float
     mirrored: bool
+    pose: int
+    posterior: PairPosterior | None
     messages: tuple[str, ...]
 
     @property
@@ -135,8 +144,8 @@ def reconstruct(
     seed
         Seed of every random choice.
     out
-        Folder to write ``atlas.h5ad``, ``couplings/``, ``report.html`` and ``run.json`` to; nothing is written where
-        left out.
+        Folder to write ``atlas.h5ad``, ``couplings/``, ``report.html``, ``viewer.html`` and ``run.json`` to; nothing is
+        written where left out.
     overwrite
         Whether the files of an earlier run in ``out`` may be replaced.
     checkpoint
@@ -271,6 +280,8 @@ def align(
         threshold=pair.threshold,
         angle=float(np.degrees(pose.angle)),
         mirrored=bool(pose.mirrored),
+        pose=pick,
+        posterior=pair.posterior,
         messages=tuple(stack.messages),
     )
 

@@ -36,7 +36,7 @@ SIDEWAYS = {
     "simulate": {"registration"},
     "pp": {"io"},
     "datasets": {"io"},
-    "atlas": {"io", "pl", "datasets"},
+    "atlas": {"io", "pl", "datasets", "viewer"},
     "tl": {"atlas"},
     "cli": {"atlas", "io", "datasets"},
 }

@@ -52,7 +52,7 @@ def test_reconstruct_writes_everything(run: Any, files: list[Path], tmp_path: Pa
     out = tmp_path / "out"
     done = run("reconstruct", *files, "--units", "um", "--gap", 15, "--n-domains", 2, "--out", out)
     assert done.code == 0, done.err
-    assert {p.name for p in out.iterdir()} == {"atlas.h5ad", "couplings", "report.html", "run.json"}
+    assert {p.name for p in out.iterdir()} == {"atlas.h5ad", "couplings", "report.html", "viewer.html", "run.json"}
     assert "running on" in done.err
     assert "pairs: done" in done.err
     assert "2 of 2 sections placed" in done.err

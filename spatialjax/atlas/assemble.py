@@ -30,6 +30,8 @@ class PerCell:
     ----------
     xyz
         (n_i, 3) µm.
+    sd
+        (n_i, 3) standard deviation of the place along each axis, µm, relative to the anchor.
     overlap
         Probability that a next section shows the same place.
     domain, confidence
@@ -39,6 +41,7 @@ class PerCell:
     """
 
     xyz: Sequence[Float[np.ndarray, "n 3"]]
+    sd: Sequence[Float[np.ndarray, "n 3"]]
     overlap: Sequence[Float[np.ndarray, " n"]]
     domain: Int[np.ndarray, " n"]
     confidence: Float[np.ndarray, " n"]
@@ -90,6 +93,7 @@ def assemble(
         if all(isinstance(p, np.ndarray) and p.ndim == 2 and p.shape[1] == parts[0].shape[1] for p in parts):
             atlas.obsm[name] = np.concatenate(parts)[back]
     atlas.obsm["spatial3d"] = np.concatenate(_unsorted(sections, values.xyz))[back]
+    atlas.obsm["spatial3d_sd"] = np.concatenate(_unsorted(sections, values.sd))[back]
     return atlas, [*notes, *renamed]
 
 
@@ -122,6 +126,9 @@ def describe(
         "matrix_from_units": np.stack([p.from_units.matrix for p in placements]),
         "shift_from_units": np.stack([p.from_units.shift for p in placements]),
         "um_per_unit": np.array([p.um_per_unit for p in placements]),
+        "pose_covariance": np.stack([p.covariance for p in placements]),
+        "pose_center_um": np.stack([p.center for p in placements]),
+        "warp_um2": np.array([p.warp for p in placements]),
         "units_source": np.array([p.units_source for p in placements], dtype=object),
         "method": method,
         "options": json.dumps(dict(options)),

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import scipy.sparse as sp
 
+from spatialjax import viewer
 from spatialjax.atlas import report, steps
 from spatialjax.atlas.assemble import versions
 from spatialjax.atlas.files import atomically, folder_made, is_temporary, remove_temporaries
@@ -23,7 +24,7 @@ from spatialjax.checks import InputError, writable_directory
 from spatialjax.io.writing import write_h5ad
 
 #: What a run writes at the top of its folder.
-FILES = ("atlas.h5ad", "report.html", "run.json")
+FILES = ("atlas.h5ad", "report.html", "viewer.html", "run.json")
 
 
 def check_directory(out: str | Path, *, overwrite: bool = False, resume: bool = False) -> Path:
@@ -96,7 +97,7 @@ def write(
     source: str = "",
     fingerprint: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write ``atlas.h5ad``, ``couplings/``, ``report.html`` and, when all of these are there, ``run.json``.
+    """Write ``atlas.h5ad``, ``couplings/``, ``report.html``, ``viewer.html`` and, after all of these, ``run.json``.
 
     Parameters
     ----------
@@ -133,6 +134,9 @@ def write(
         watch.say("report.html", share=0.6)
         page = report.page(result, source=source)
         atomically(folder / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+        watch.say("viewer.html", share=0.8)
+        tissue = viewer.page(result.atlas)
+        atomically(folder / "viewer.html", lambda path: path.write_text(tissue, encoding="utf-8"))
     card = run_card(result, couplings=index, timings=watch.timings, source=source, fingerprint=fingerprint)
     text = json.dumps(card, indent=2, allow_nan=False)
     atomically(folder / "run.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
@@ -178,6 +182,10 @@ def run_card(
             "angle_deg": p.angle_deg,
             "mirrored": p.mirrored,
             "matrix_from_units": p.from_units.matrix.tolist(),
+            "angle_sd_deg": p.angle_sd_deg,
+            "pose_covariance": p.covariance.tolist(),
+            "pose_center_um": p.center.tolist(),
+            "warp_um2": p.warp,
         }
         for p in result.transforms.values()
     ]

@@ -13,10 +13,50 @@ from jaxtyping import Bool, Float
 from spatialjax.atlas.features import Prepared
 from spatialjax.methods import METHODS, card
 from spatialjax.registration import FieldPair, PoseScore, field_pair, null_evidence, score_poses
+from spatialjax.registration.posterior import PosePosterior, overlap_interval, pose_posterior
 from spatialjax.transforms import Affine
 
 #: Poses that are scored at once: methods return different numbers, and each number would compile anew.
 SCORED_TOGETHER = 8
+
+
+@dataclass(frozen=True)
+class PairPosterior:
+    """How sure the pose of a pair is; one row a pose of the pair. See ``registration.posterior``.
+
+    Attributes
+    ----------
+    probability
+        Of each pose; they sum to 1.
+    covariance
+        Of (angle in rad, shift x, shift y in µm) of each pose about its center, in the target's frame.
+    warp
+        Variance of a cell's place along each axis that no rigid pose explains, µm².
+    mirrored
+        Probability that the source is turned over.
+    determined
+        Whether there are enough spots and a pose above chance; where not, no number here should be believed.
+    ambiguous
+        Whether the second pose is nearly as probable as the first, as in tissue that resembles itself.
+    overlap
+        Share of the source's spots that lie on the target's tissue: posterior mean, 5 % and 95 % quantile.
+    """
+
+    probability: Float[np.ndarray, " k"]
+    covariance: Float[np.ndarray, "k 3 3"]
+    warp: float
+    mirrored: float
+    determined: bool
+    ambiguous: bool
+    overlap: tuple[float, float, float]
+
+    def angle_sd(self, pose: int = 0) -> float:
+        """Standard deviation of the angle, degrees."""
+        return float(np.degrees(np.sqrt(self.covariance[pose, 0, 0])))
+
+    def shift_sd(self, pose: int = 0) -> float:
+        """Standard deviation of the shift along one axis, µm: root mean square of both."""
+        return float(np.sqrt(0.5 * (self.covariance[pose, 1, 1] + self.covariance[pose, 2, 2])))
 
 
 @dataclass(frozen=True)
@@ -41,6 +81,8 @@ class PairResult:
         Mean correlation of the features of places that the best pose brings together.
     status
         How the method ended.
+    posterior
+        How sure the poses are; None where there is no pose.
     """
 
     source: int
@@ -52,6 +94,7 @@ class PairResult:
     threshold: float
     similarity: float
     status: str
+    posterior: PairPosterior | None = None
 
     @property
     def supported(self) -> bool:
@@ -71,7 +114,6 @@ def align_pairs(
     method: str,
     key: Any,
     progress: Callable[..., None] | None = None,
-    weighed: Callable[[int, int], None] | None = None,
 ) -> tuple[PairResult, ...]:
     """Align every pair with ``method`` and weigh its poses by one common measure of evidence.
 
@@ -87,17 +129,13 @@ def align_pairs(
         Random key.
     progress
         Passed to ``fit``.
-    weighed
-        Called with (pairs weighed so far, number of pairs).
     """
     fit_key, null_key = jax.random.split(key)
     fits = fit_pairs(prepared, pairs, method=method, key=fit_key, progress=progress)
-    results = []
-    for number, ((a, b), fit) in enumerate(zip(pairs, fits, strict=True)):
-        results.append(_weigh(prepared, (a, b), fit, key=jax.random.fold_in(null_key, number)))
-        if weighed is not None:
-            weighed(number + 1, len(pairs))
-    return tuple(results)
+    return tuple(
+        _weigh(prepared, pair, fit, key=jax.random.fold_in(null_key, number))
+        for number, (pair, fit) in enumerate(zip(pairs, fits, strict=True))
+    )
 
 
 def fit_pairs(
@@ -127,35 +165,73 @@ def scored(prepared: Prepared, pair: tuple[int, int], poses: Affine, *, made: Fi
     """``registration.score_poses`` of poses in µm, as numpy arrays; the number of poses compiles nothing new."""
     a, b = pair
     number = len(poses.shift)
-    shift = poses.shift + poses.matrix @ prepared.centers[a] - prepared.centers[b]
-    spare = -number % SCORED_TOGETHER
-    matrix = np.concatenate([poses.matrix, np.tile(np.eye(2), (spare, 1, 1))])
-    shift = np.concatenate([shift, np.zeros((spare, 2))])
-    centered = Affine(matrix.astype(np.float32), shift.astype(np.float32))
-    score = score_poses(centered, prepared.slices[a], prepared.slices[b], pair=made)
+    score = score_poses(_centred(prepared, pair, poses), prepared.slices[a], prepared.slices[b], pair=made)
     score = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64)[:number], score)
     return score.replace(center=score.center + prepared.centers[b])
+
+
+def _centred(prepared: Prepared, pair: tuple[int, int], poses: Affine) -> Affine:
+    """Poses between the sections about their own centres, filled up to a multiple of ``SCORED_TOGETHER``."""
+    a, b = pair
+    shift = poses.shift + poses.matrix @ prepared.centers[a] - prepared.centers[b]
+    spare = -len(shift) % SCORED_TOGETHER
+    matrix = np.concatenate([poses.matrix, np.tile(np.eye(2), (spare, 1, 1))])
+    shift = np.concatenate([shift, np.zeros((spare, 2))])
+    return Affine(matrix.astype(np.float32), shift.astype(np.float32))
 
 
 def _weigh(prepared: Prepared, pair: tuple[int, int], fit: Any, *, key: Any) -> PairResult:
     a, b = pair
     poses, usable = fitted_poses(prepared, pair, fit.result)
-    made = field_pair(prepared.slices[a], prepared.slices[b])
-    score = scored(prepared, pair, poses, made=made)
-    evidence = np.where(usable & np.isfinite(score.evidence), score.evidence, -np.inf)
-    order = np.argsort(-evidence, kind="stable")[: int(np.isfinite(evidence).sum())]
-    if len(order) == 0:
+    if not usable.any():
         return _nothing(pair, prepared, fit.status)
+    null_key, draw_key = jax.random.split(key)
+    made = field_pair(prepared.slices[a], prepared.slices[b])
+    threshold = null_evidence(null_key, made)
+    centred = _centred(prepared, pair, poses[np.flatnonzero(usable)])
+    unused = np.arange(len(centred.shift)) >= usable.sum()
+    found = pose_posterior(made, centred.replace(shift=np.where(unused[:, None], np.nan, centred.shift)), threshold)
+    interval = overlap_interval(draw_key, made, found)
+    found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found)
+    if not np.isfinite(found.evidence[0]):
+        return _nothing(pair, prepared, fit.status)
+    return _from_posterior(prepared, pair, found, interval=interval, threshold=threshold, status=fit.status, made=made)
+
+
+def _from_posterior(
+    prepared: Prepared,
+    pair: tuple[int, int],
+    found: PosePosterior,
+    *,
+    interval: Any,
+    threshold: float,
+    status: str,
+    made: FieldPair,
+) -> PairResult:
+    a, b = pair
+    real = np.flatnonzero(np.isfinite(found.evidence))
+    matrix = _orthogonal(found.poses.matrix[real])
+    poses = Affine(matrix, found.poses.shift[real] + prepared.centers[b] - matrix @ prepared.centers[a])
+    covariance = found.covariance[real]
     return PairResult(
         source=a,
         target=b,
-        poses=poses[order],
-        evidence=evidence[order],
-        precision=score.precision[order],
-        center=score.center[order],
-        threshold=null_evidence(key, made),
-        similarity=float(score.similarity[order[0]]),
-        status=fit.status,
+        poses=poses,
+        evidence=found.evidence[real],
+        precision=np.linalg.inv(covariance),
+        center=found.center[real] + prepared.centers[b],
+        threshold=threshold,
+        similarity=float(scored(prepared, pair, poses, made=made).similarity[0]),
+        status=status,
+        posterior=PairPosterior(
+            probability=found.probability[real],
+            covariance=covariance,
+            warp=float(found.warp),
+            mirrored=float(found.mirrored),
+            determined=bool(found.determined),
+            ambiguous=bool(found.ambiguous),
+            overlap=(float(interval.mean), float(interval.low), float(interval.high)),
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from spatialjax.atlas.features import Prepared
 from spatialjax.atlas.pairs import PairResult, pose_overlap
 from spatialjax.registration.coupling import soft_matches
+from spatialjax.registration.pose_covariance import spot_sd
 from spatialjax.registration.pose_graph import PoseEdge, PoseGraph, solve_pose_graph
 from spatialjax.transforms import Affine
 
@@ -71,6 +72,7 @@ def join(
             precision=r.precision,
             center=r.center,
             threshold=r.threshold,
+            warp=0.0 if r.posterior is None else r.posterior.warp,
         )
         for r in results
         if np.isfinite(r.evidence[0])
@@ -92,6 +94,17 @@ def place(stack: Any, graph: PoseGraph) -> Placed:
             moved[:, 2] = section.z
         xyz.append(moved)
     return Placed(poses, placed, component, tuple(xyz))
+
+
+def deviations(placed: Placed, graph: PoseGraph) -> tuple[Float[np.ndarray, "n 3"], ...]:
+    """Standard deviation of the place of every spot along x, y and z, µm, relative to the anchor of its component.
+
+    That of the anchor itself, and along z, which is given, is 0; NaN where a section is not placed.
+    """
+    return tuple(
+        spot_sd(graph.covariance[i], graph.center[i], xyz, warp=float(graph.warp[i]))
+        for i, xyz in enumerate(placed.xyz)
+    )
 
 
 def overlaps(prepared: Prepared, placed: Placed) -> tuple[Float[np.ndarray, " n"], ...]:

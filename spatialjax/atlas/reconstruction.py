@@ -117,6 +117,13 @@ class Placement:
         Length of a unit of the file, µm.
     units_source
         Where that is known from.
+    covariance
+        Covariance of (angle in rad, shift x, shift y in µm) relative to the anchor, for a motion about ``center`` in
+        the frame of the anchor; 0 for the anchor, NaN where not placed.
+    center
+        What that angle turns about, µm.
+    warp
+        Variance along each axis, µm², of a cell's place that no rigid map explains.
     """
 
     name: str
@@ -128,6 +135,9 @@ class Placement:
     anchor: str | None
     um_per_unit: float
     units_source: str
+    covariance: Float[np.ndarray, "3 3"]
+    center: Float[np.ndarray, "2"]
+    warp: float
 
     @property
     def angle_deg(self) -> float:
@@ -138,6 +148,11 @@ class Placement:
     def mirrored(self) -> bool:
         """Whether the section was turned over; False where not placed."""
         return self.placed and bool(self.transform.mirrored)
+
+    @property
+    def angle_sd_deg(self) -> float:
+        """Standard deviation of the angle relative to the anchor, degrees; NaN where not placed."""
+        return float(np.degrees(np.sqrt(self.covariance[0, 0])))
 
     def apply(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
         """Places in the atlas (µm) of points in the units of the file, e.g. corners of an image or transcripts."""

@@ -43,8 +43,10 @@ def page(result: Reconstruction, *, source: str = "") -> str:
             _section("A marker gene across the sections", _gene(result)),
             _section("Domains", _domains(result)),
             _section("Where the sections overlap", _overlap(result)),
+            _section("How sure the places are", _sureness(result)),
             _section("Sections", _sections_table(result)),
             _section("Pairs", _pairs_table(result)),
+            _section("Do the loops close?", _loops(result)),
             _section("How well it fits", _fit(result)),
             _section("How this was made", _making(result, source)),
         ]
@@ -172,7 +174,7 @@ def _sections_table(result: Reconstruction) -> str:
             f"{int(count[p.name]):,}",
             f"{p.z:g}",
             "yes" if p.placed else "no",
-            _signed(p.angle_deg) + "°" if p.placed else "–",
+            f"{_signed(p.angle_deg)} ± {_number(p.angle_sd_deg, 1)}°" if p.placed else "–",
             ("yes" if p.mirrored else "no") if p.placed else "–",
             p.anchor or "–",
             f"{p.um_per_unit:.6g}",
@@ -223,32 +225,70 @@ def _fit(result: Reconstruction) -> str:
         for row in result.metrics["similarity_pairs"]
     ]
     names = ["pair", "placed", "as given", "centred", "shuffled", "spots matched"]
-    loops = [
+    return _table(names, rows) + (
+        "<p class='caption'>Correlation of the shared features at matched places, beside what it is with the "
+        "sections as given, "
+        "with only their centres brought together, and with the spots of one section shuffled. The sections were "
+        "aligned with "
+        "these features, so read the distance to the other columns and not the value.</p>"
+    )
+
+
+def _loops(result: Reconstruction) -> str:
+    rows = [
         [
             " → ".join(loop["sections"]),
             _number(loop["angle_deg"]) + "°",
+            _number(loop["angle_sd_deg"]) + "°",
             _number(loop["displacement_um"], 0),
+            _number(loop["displacement_sd_um"], 0),
             "yes" if loop["parity_agrees"] else "no",
             "yes" if loop["kept"] else "no",
         ]
         for loop in result.metrics["loops"]
     ]
-    parts = [
-        _table(names, rows),
-        "<p class='caption'>Correlation of the shared features at matched places, beside what it is with the "
-        "sections as given, "
-        "with only their centres brought together, and with the spots of one section shuffled. The sections were "
-        "aligned with "
-        "these features, so read the distance to the other columns and not the value.</p>",
-    ]
-    if loops:
-        parts += [
-            _table(["loop", "angle", "shift, µm", "sides agree", "all pairs used"], loops),
-            "<p class='caption'>Going once round three sections by the pair maps alone should lead back to the "
-            "start; this is what "
-            "is left over.</p>",
+    if not rows:
+        return "<p>Three sections in a row make a loop; there are none.</p>"
+    names = ["loop", "angle", "expected", "shift, µm", "expected, µm", "sides agree", "all pairs used"]
+    return _table(names, rows) + (
+        "<p class='caption'>Going once round three sections by the pair maps alone should lead back to the start; this "
+        "is what is left over, beside the standard deviation to expect if each pair is as sure as it says. Several "
+        "times that much means that one of the three pairs is wrong, or surer than it should be. A loop does not see "
+        "a bias that a section brings into all its pairs.</p>"
+    )
+
+
+def _sureness(result: Reconstruction) -> str:
+    rows = [
+        [
+            f"{row['source']} → {row['target']}",
+            _number(row.get("probability")),
+            _number(row.get("probability_mirrored")),
+            _number(row.get("angle_sd_deg"), 1) + "°",
+            _number(row.get("shift_sd_um"), 0),
+            f"{_number(row.get('overlap'))} ({_number(row.get('overlap_q05'))}–{_number(row.get('overlap_q95'))})",
+            "fits in two ways" if row["ambiguous"] else ("" if row["determined"] else "not determined"),
         ]
-    return "".join(parts)
+        for row in result.pairs
+    ]
+    names = ["pair", "probability", "of mirrored", "angle ±", "shift ±, µm", "overlap (90 %)", ""]
+    picture = _picture(
+        lambda: pl.uncertainty(result.atlas),
+        "Standard deviation of the place of each spot in the plane, relative to the anchor, whose own is 0: it grows "
+        "with the distance from the anchor along the stack and from the middle of a section. Errors in z are not in "
+        "it. The same numbers are in <code>obsm['spatial3d_sd']</code>.",
+        "Standard deviation of the place in every placed section",
+    )
+    return (
+        picture
+        + _table(names, rows)
+        + (
+            "<p class='caption'>For the pose that was used: its probability among the poses that were kept, and one "
+            "standard deviation of its angle and shift. <em>Of mirrored</em> is the probability that one of the two "
+            "sections is turned over. <em>Not determined</em>: fewer than about 120 shared spots, or no pose above "
+            "chance.</p>"
+        )
+    )
 
 
 def _making(result: Reconstruction, source: str) -> str:

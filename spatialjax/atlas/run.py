@@ -10,8 +10,7 @@ import jax
 import numpy as np
 import scipy.sparse as sp
 
-from spatialjax import checks
-from spatialjax.atlas import assemble, domains, placing, quality
+from spatialjax.atlas import assemble, domains, placing, quality, tables
 from spatialjax.atlas.features import Prepared, prepare
 from spatialjax.atlas.pairs import PairResult, align_pairs, pairs_of
 from spatialjax.atlas.reconstruction import Options, Placement, Reconstruction
@@ -55,7 +54,7 @@ def reconstruct_stack(
             _pair_steps(stack, prepared, pairs, method=method, key=jax.random.fold_in(key, 1), watch=watch),
         )
     )
-    graph, placed, overlap = steps.run(
+    graph, placed, overlap, deviation = steps.run(
         "pose graph", "all sections together", lambda: _place(stack, prepared, results, options=options)
     )
     found = steps.run(
@@ -74,11 +73,15 @@ def reconstruct_stack(
         order = check_order(
             quality.similarity_of_pairs(results), np.array([s.z for s in stack.sections]), names=stack.names
         )
-        metrics = _metrics(stack.names, rows, graph, found) | {"order": [asdict(finding) for finding in order]}
-        values = assemble.PerCell(placed.xyz, overlap, found.labels, found.confidence, placed.placed, placed.component)
+        metrics = tables.metrics(stack.names, rows, graph=graph, found=found, results=results) | {
+            "order": [asdict(finding) for finding in order]
+        }
+        values = assemble.PerCell(
+            placed.xyz, deviation, overlap, found.labels, found.confidence, placed.placed, placed.component
+        )
         placements = _placements(stack, placed, graph)
         atlas, renamed = assemble.assemble(stack, values, layout=layout)
-        warnings = [*stack.messages, *_warnings(placements, results, stack.names), *renamed]
+        warnings = [*stack.messages, *tables.warnings(placements, results, stack.names), *renamed]
         atlas.uns["spatialjax"] = assemble.describe(
             placements, options=asdict(options), method=method, warnings=warnings
         )
@@ -86,7 +89,7 @@ def reconstruct_stack(
         atlas=atlas,
         transforms={p.name: p for p in placements},
         couplings=_named(stack, matches),
-        pairs=_pair_rows(stack.names, results, graph),
+        pairs=tables.pair_rows(stack.names, results, graph),
         metrics=metrics,
         findings=[finding.sentence for finding in order],
         warnings=warnings,
@@ -118,13 +121,13 @@ def _pair_steps(
 
 def _place(
     stack: Any, prepared: Prepared, results: tuple[PairResult, ...], *, options: Options
-) -> tuple[PoseGraph, placing.Placed, tuple[np.ndarray, ...]]:
-    """The pose graph, where the sections lie, and the overlap of every spot."""
+) -> tuple[PoseGraph, placing.Placed, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    """The pose graph, where the sections lie, and the overlap and the standard deviation of every spot."""
     anchor = None if options.anchor is None else stack.names.index(options.anchor)
     pitch = float(np.median([section.pitch for section in stack.sections]))
     graph = placing.join(results, len(stack.sections), pitch=pitch, anchor=anchor, reflection=options.reflection)
     placed = placing.place(stack, graph)
-    return graph, placed, placing.overlaps(prepared, placed)
+    return graph, placed, placing.overlaps(prepared, placed), placing.deviations(placed, graph)
 
 
 def _match(
@@ -161,82 +164,9 @@ def _placements(stack: Any, placed: placing.Placed, graph: Any) -> list[Placemen
                 anchor=anchors.get(int(placed.component[i])) if placed.placed[i] else None,
                 um_per_unit=unit,
                 units_source=str(section.units_source),
+                covariance=graph.covariance[i],
+                center=graph.center[i],
+                warp=float(graph.warp[i]),
             )
         )
     return result
-
-
-def _pair_rows(names: list[str], results: tuple[PairResult, ...], graph: Any) -> list[dict[str, Any]]:
-    solved = [r for r in results if np.isfinite(r.evidence[0])]
-    chosen = {(r.source, r.target): int(c) for r, c in zip(solved, np.asarray(graph.chosen), strict=True)}
-    rows = []
-    for r in results:
-        pick = chosen.get((r.source, r.target), -1)
-        pose = r.poses[max(pick, 0)]
-        other = r.evidence[np.asarray(r.poses.mirrored) != bool(pose.mirrored)]
-        rows.append(
-            {
-                "source": names[r.source],
-                "target": names[r.target],
-                "lag": r.target - r.source,
-                "evidence": float(r.evidence[max(pick, 0)]),
-                "evidence_other_parity": float(other[0]) if len(other) else None,
-                "threshold": r.threshold,
-                "supported": r.supported,
-                "used": pick >= 0,
-                "hypothesis": pick,
-                "mirrored": bool(pose.mirrored),
-                "angle_deg": float(np.degrees(pose.angle)),
-                "similarity": r.similarity,
-                "status": r.status,
-            }
-        )
-    return rows
-
-
-def _metrics(names: list[str], rows: list[dict[str, Any]], graph: Any, found: domains.Domains) -> dict[str, Any]:
-    columns = ("atlas", *quality.NULLS)
-    named = [{**row, "source": names[row["source"]], "target": names[row["target"]]} for row in rows]
-    return {
-        "similarity": {name: quality.mean_of(rows, name) for name in columns},
-        "similarity_pairs": named,
-        "loops": _loops(names, graph),
-        "domains": {"number": found.number, "criterion": {str(k): v for k, v in found.criterion.items()}},
-        "pose_graph_converged": bool(graph.converged),
-    }
-
-
-def _loops(names: list[str], graph: Any) -> list[dict[str, Any]]:
-    return [
-        {
-            "sections": [names[int(i)] for i in loop.sections],
-            "angle_deg": float(loop.angle),
-            "displacement_um": float(loop.displacement),
-            "parity_agrees": bool(loop.parity_agrees),
-            "kept": bool(loop.kept),
-        }
-        for loop in graph.loops
-    ]
-
-
-def _warnings(placements: list[Placement], results: tuple[PairResult, ...], names: list[str]) -> list[str]:
-    found = []
-    lost = [p.name for p in placements if not p.placed]
-    if lost:
-        found.append(
-            f"No evidence places {checks.listed(lost)}: the coordinates of the cells are NaN and obs['placed'] is "
-            "False. "
-            "Look at the tissue and the order; more shared genes or a cleaner section may help."
-        )
-    parts = sorted({p.component for p in placements if p.placed})
-    if len(parts) > 1:
-        frames = "; ".join(f"{i}: {checks.listed([p.name for p in placements if p.component == i])}" for i in parts)
-        found.append(
-            f"The sections fall into {len(parts)} groups that nothing joins, each in the frame of its own anchor "
-            f"({frames}): "
-            "positions cannot be compared between groups (obs['component'])."
-        )
-    for r in results:
-        if r.status == "not finite":
-            found.append(f"The alignment of {names[r.source]!r} with {names[r.target]!r} broke down (not finite).")
-    return found

@@ -209,7 +209,7 @@ def coarse_fields(
         Number of nodes on a side: one for all sections, so that a pair of another size does not compile again.
     """
     spans = [2 * np.sqrt((extent[0] ** 2).sum(1)).max(), np.ptp(extent[1], axis=0).max()]
-    pixel = max(pixel, max(spans) / (side - 9))
+    pixel = max(pixel, max(spans) / (side - 9.01))
     source, target = (
         rasterize(p, f, pixel=pixel, blur=0.7 * pixel, side=side, extent=e)
         for p, f, e in zip(xy, features, extent, strict=True)

@@ -25,6 +25,7 @@ def _section(name: str, cells: list[str], matrix: Any, genes: list[str], obs: di
 def _values(sizes: list[int]) -> PerCell:
     return PerCell(
         xyz=[np.arange(3.0 * n).reshape(n, 3) for n in sizes],
+        sd=[np.arange(3.0 * n).reshape(n, 3) / 10 for n in sizes],
         overlap=[np.linspace(0, 1, n) for n in sizes],
         domain=np.arange(sum(sizes)) % 2,
         confidence=np.ones(sum(sizes)),
@@ -85,6 +86,7 @@ def test_values_come_back_from_the_canonical_order() -> None:
     stack = _stack()
     atlas, _ = assemble(stack, _values([3, 2]))
     assert atlas.obsm["spatial3d"][:, 0].tolist() == [6.0, 3.0, 0.0, 3.0, 0.0]
+    assert np.allclose(atlas.obsm["spatial3d_sd"], atlas.obsm["spatial3d"] / 10)
     assert atlas.obs["overlap"].tolist() == [1.0, 0.5, 0.0, 1.0, 0.0]
     assert atlas.obs["domain3d"].tolist() == ["1", "2", "1", "1", "2"]
     matches = sp.csr_matrix(([1.0, 0.5], ([0, 2], [1, 0])), shape=(3, 2))

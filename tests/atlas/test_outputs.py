@@ -66,7 +66,7 @@ def test_report_is_self_contained_and_escapes_names(folder: Path) -> None:
 
     reader = Reader()
     reader.feed(page)
-    assert len(reader.sources) == 5
+    assert len(reader.sources) == 6
     assert all(source.startswith("data:image/png;base64,") for source in reader.sources)
     assert "<b>B</b>" not in page
     assert any("<b>B</b> $2" in text for text in reader.text)

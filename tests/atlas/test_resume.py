@@ -120,7 +120,8 @@ def test_resumed_run_computes_only_what_is_missing_and_ends_with_the_same_bits(
     assert restored["pairs"] == 2
     assert restored["domains"] == 0
     _assert_same_bits(result, reconstruction)
-    assert {p.name for p in interrupted.iterdir()} == {"atlas.h5ad", "couplings", "report.html", "run.json"}
+    files = {"atlas.h5ad", "couplings", "report.html", "viewer.html", "run.json"}
+    assert {p.name for p in interrupted.iterdir()} == files
     card = json.loads((interrupted / "run.json").read_text())
     assert {s["step"]: s["restored"] for s in card["steps"]}["pairs"] == 2
     stored = anndata.read_h5ad(interrupted / "atlas.h5ad")

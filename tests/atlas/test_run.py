@@ -68,6 +68,35 @@ def test_transforms_move_the_given_coordinates_into_the_atlas(reconstruction: An
         assert np.allclose(by_hand, xyz[:, :2], atol=1e-6)
 
 
+def test_every_cell_has_the_spread_of_its_place(reconstruction: Any, three_sections: list[Any]) -> None:
+    """0 for the anchor and along z, below a pitch elsewhere, wider far from the middle; the truth lies in its reach."""
+    atlas, size = reconstruction.atlas, three_sections[0].n_obs
+    sd = atlas.obsm["spatial3d_sd"]
+    assert sd.shape == (atlas.n_obs, 3) and not sd[:size].any() and not sd[:, 2].any()
+    assert (sd[size:, :2] > 0).all() and sd.max() < PITCH
+    xy = atlas.obsm["spatial3d"][:, :2]
+    for i in (1, 2):
+        rows = slice(i * size, (i + 1) * size)
+        far = np.linalg.norm(xy[rows] - xy[rows].mean(0), axis=1)
+        assert np.corrcoef(far, sd[rows, :2].sum(1))[0, 1] > 0.5
+        assert np.mean(np.abs(xy[rows] - xy[:size]) < 3 * sd[rows, :2]) > 0.9
+    placement = list(reconstruction.transforms.values())[1]
+    assert np.allclose(atlas.uns["spatialjax"]["pose_covariance"][1], placement.covariance)
+    assert 0 < placement.angle_sd_deg < 5
+
+
+def test_pairs_say_how_sure_they_are(reconstruction: Any) -> None:
+    """Probabilities of a row are those of its poses, the overlap lies in its interval, loops have an expectation."""
+    for pair in reconstruction.pairs:
+        assert not pair["determined"]  # sections of 120 spots, and an outlier class: fewer than 120 are shared
+        assert 0.5 < pair["probability"] <= 1
+        assert sum(pose["probability"] for pose in pair["poses"]) == pytest.approx(1, abs=0.05)
+        assert 0.9 < pair["overlap_q05"] <= pair["overlap_q95"] <= 1 and 0.9 < pair["overlap"] <= 1 + 1e-6
+        assert pair["angle_sd_deg"] > 0 and pair["shift_sd_um"] > 0
+    (loop,) = reconstruction.metrics["loops"]
+    assert loop["angle_sd_deg"] > 0 and loop["displacement_sd_um"] > 0
+
+
 def test_result_says_how_good_it_is(reconstruction: Any) -> None:
     """Similarity lies above every null, the loop closes, overlap and confidence are probabilities, steps are timed."""
     similarity = reconstruction.metrics["similarity"]
@@ -156,6 +185,8 @@ def test_unrelated_section_is_not_placed_and_said_so(three_sections: list[Any]) 
     rows = (result.atlas.obs["slice"] == "noise").to_numpy()
     assert np.isnan(result.atlas.obsm["spatial3d"][rows]).all()
     assert np.isfinite(result.atlas.obsm["spatial3d"][~rows]).all()
+    assert np.isnan(result.atlas.obsm["spatial3d_sd"][rows]).all()
+    assert np.isfinite(result.atlas.obsm["spatial3d_sd"][~rows]).all()
     assert not result.atlas.obs["placed"][rows].any()
     assert any("'noise'" in warning for warning in result.warnings)
     assert result.atlas.obs["domain3d"].notna().all()

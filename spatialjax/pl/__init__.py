@@ -13,6 +13,18 @@ import numpy as np
 import scipy.sparse as sp
 
 from spatialjax.checks import InputError, one_of
+from spatialjax.pl.drawing import (
+    INK,
+    dot_area,
+    dots,
+    map_frame,
+    palette,
+    panels_of,
+    quiet,
+    round_length,
+    scale_bar,
+    short_name,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,7 +33,6 @@ if TYPE_CHECKING:
 #: Colours of the two sections of an overlay, told apart by colour-blind readers too.
 PAIR_COLORS = ("#0072b2", "#e69f00")
 _MISSING = "#d0d0d0"
-_INK = "#333333"
 
 
 def overlay(atlas: AnnData, *, pairs: Sequence[tuple[str, str]] | None = None, spatial_key: str = "spatial") -> Figure:
@@ -52,16 +63,18 @@ def overlay(atlas: AnnData, *, pairs: Sequence[tuple[str, str]] | None = None, s
     )
     if not pairs:
         raise InputError("Expected at least two sections in one frame, found none: nothing can be laid on each other.")
-    figure, panels = _panels(2 * len(pairs), columns=4 if len(pairs) > 1 else 2, size=3.1)
+    figure, panels = panels_of(2 * len(pairs), columns=4 if len(pairs) > 1 else 2, size=3.1)
     for number, pair in enumerate(pairs):
         for part, title in ((0, "as given"), (1, "placed")):
             panel = panels[2 * number + part]
             for name, color in zip(pair, PAIR_COLORS, strict=True):
                 xy = _given(atlas, name, spatial_key) if part == 0 else atlas.obsm["spatial3d"][_rows(atlas, name), :2]
-                _dots(panel, xy, color=color, alpha=0.55)
+                dots(panel, xy, color=color, alpha=0.55)
             panel.set_title(title, fontsize=8, loc="right", color="#777777")
-            _map_frame(panel)
-        panels[2 * number].set_title(f"{_short(pair[0])} · {_short(pair[1])}", fontsize=9, loc="left", color=_INK)
+            map_frame(panel)
+        panels[2 * number].set_title(
+            f"{short_name(pair[0])} · {short_name(pair[1])}", fontsize=9, loc="left", color=INK
+        )
     return figure
 
 
@@ -107,6 +120,26 @@ def overlap(atlas: AnnData) -> Figure:
     )
 
 
+def uncertainty(atlas: AnnData) -> Figure:
+    """For every spot the standard deviation of its place in the plane, µm, relative to the anchor.
+
+    Parameters
+    ----------
+    atlas
+        A reconstruction's atlas.
+    """
+    spread = np.sqrt((np.asarray(atlas.obsm["spatial3d_sd"], float)[:, :2] ** 2).sum(1))
+    known = spread[np.isfinite(spread)]
+    high = float(np.quantile(known, 0.99)) if known.size else 1.0
+    return _each_section(
+        atlas,
+        spread,
+        cmap="magma",
+        limits=(0.0, max(high, 1e-9)),
+        label="standard deviation of the place, µm",
+    )
+
+
 def domains(atlas: AnnData) -> Figure:
     """The domains that run through the sections, one panel a section.
 
@@ -116,11 +149,11 @@ def domains(atlas: AnnData) -> Figure:
         A reconstruction's atlas.
     """
     names = _placed_names(atlas)
-    figure, panels = _panels(len(names), columns=min(4, len(names)), size=3.1)
+    figure, panels = panels_of(len(names), columns=min(4, len(names)), size=3.1)
     for name, panel in zip(names, panels, strict=False):
         rows = _rows(atlas, name)
-        _dots(panel, atlas.obsm["spatial3d"][rows, :2], color=_domain_colors(atlas)[rows])
-        panel.set_title(_short(name), fontsize=9, loc="left", color=_INK)
+        dots(panel, atlas.obsm["spatial3d"][rows, :2], color=_domain_colors(atlas)[rows])
+        panel.set_title(short_name(name), fontsize=9, loc="left", color=INK)
     _same_limits(panels, atlas, names)
     _domain_legend(figure, atlas)
     return figure
@@ -145,30 +178,30 @@ def stack(atlas: AnnData) -> Figure:
     xyz, colors = atlas.obsm["spatial3d"][rows], _domain_colors(atlas)[rows]
     extent = np.ptp(xyz, axis=0)
     wide, high = max(extent[:2].max(), 1e-9), extent[2]
-    stretch = _nice(0.6 * wide / high) if 0 < high < 0.3 * wide else 1.0
+    stretch = round_length(0.6 * wide / high) if 0 < high < 0.3 * wide else 1.0
     note = f", heights × {stretch:g}" if stretch != 1 else ""
     figure = Figure(figsize=(12.4, 5.2), layout="constrained")
     grid = figure.add_gridspec(2, 3, width_ratios=(1.15, 1.0, 1.25))
     above = figure.add_subplot(grid[:, 0])
-    _dots(above, xyz[:, :2], color=colors)
-    above.set_title("from above", fontsize=9, loc="left", color=_INK)
-    _map_frame(above)
+    dots(above, xyz[:, :2], color=colors)
+    above.set_title("from above", fontsize=9, loc="left", color=INK)
+    map_frame(above)
     for line, axis, title in ((0, 0, "from the front"), (1, 1, "from the side")):
         panel = figure.add_subplot(grid[line, 1])
-        _dots(panel, np.column_stack([xyz[:, axis], xyz[:, 2]]), color=colors, count=len(rows))
-        panel.set_title(title + note, fontsize=9, loc="left", color=_INK)
+        dots(panel, np.column_stack([xyz[:, axis], xyz[:, 2]]), color=colors, count=len(rows))
+        panel.set_title(title + note, fontsize=9, loc="left", color=INK)
         panel.set_xlabel(f"{'xy'[axis]}, µm", fontsize=8)
         panel.set_ylabel("z, µm", fontsize=8)
         panel.set_aspect(stretch)
         panel.margins(y=0.15)
-        _quiet(panel)
+        quiet(panel)
     panel = figure.add_subplot(grid[:, 2], projection="3d")
-    panel.scatter(xyz[:, 0], xyz[:, 1], xyz[:, 2] * stretch, c=colors, s=_size(len(rows)) * 0.5, linewidths=0)
+    panel.scatter(xyz[:, 0], xyz[:, 1], xyz[:, 2] * stretch, c=colors, s=dot_area(len(rows)) * 0.5, linewidths=0)
     panel.set_box_aspect([max(extent[0], 1e-9), max(extent[1], 1e-9), max(high * stretch, 0.02 * wide)], zoom=1.2)
     panel.view_init(elev=20, azim=-60)
     panel.invert_yaxis()
     panel.set_axis_off()
-    panel.set_title("from an angle" + note, fontsize=9, loc="left", color=_INK)
+    panel.set_title("from an angle" + note, fontsize=9, loc="left", color=INK)
     _domain_legend(figure, atlas)
     return figure
 
@@ -255,63 +288,20 @@ def _given(atlas: AnnData, name: str, spatial_key: str) -> np.ndarray:
 
 def _each_section(atlas: AnnData, values: np.ndarray, *, cmap: str, limits: tuple[float, float], label: str) -> Figure:
     names = _placed_names(atlas)
-    figure, panels = _panels(len(names), columns=min(4, len(names)), size=3.1)
+    figure, panels = panels_of(len(names), columns=min(4, len(names)), size=3.1)
     for name, panel in zip(names, panels, strict=False):
         rows = _rows(atlas, name)
         shown = values[rows]
         points = atlas.obsm["spatial3d"][rows, :2]
-        _dots(panel, points[~np.isfinite(shown)], color=_MISSING)
-        drawn = _dots(panel, points[np.isfinite(shown)], color=shown[np.isfinite(shown)], cmap=cmap, limits=limits)
-        panel.set_title(_short(name), fontsize=9, loc="left", color=_INK)
+        dots(panel, points[~np.isfinite(shown)], color=_MISSING)
+        drawn = dots(panel, points[np.isfinite(shown)], color=shown[np.isfinite(shown)], cmap=cmap, limits=limits)
+        panel.set_title(short_name(name), fontsize=9, loc="left", color=INK)
     _same_limits(panels, atlas, names)
     bar = figure.colorbar(drawn, ax=panels, shrink=0.7, aspect=30, pad=0.01)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
     return figure
-
-
-def _panels(number: int, *, columns: int, size: float) -> tuple[Figure, list[Any]]:
-    from matplotlib.figure import Figure
-
-    lines = -(-number // columns)
-    figure = Figure(figsize=(size * columns, size * lines), layout="constrained")
-    panels = [figure.add_subplot(lines, columns, i + 1) for i in range(number)]
-    return figure, panels
-
-
-def _dots(
-    panel: Any, xy: np.ndarray, *, color: Any, alpha: float = 1.0, count: int | None = None, **options: Any
-) -> Any:
-    limits = options.pop("limits", (None, None))
-    size = _size(len(xy) if count is None else count)
-    return panel.scatter(
-        xy[:, 0],
-        xy[:, 1],
-        c=color,
-        s=size,
-        alpha=alpha,
-        linewidths=0,
-        vmin=limits[0],
-        vmax=limits[1],
-        rasterized=True,
-        **options,
-    )
-
-
-def _size(number: int) -> float:
-    """Marker area that lets neighbouring spots touch in a panel of three inches."""
-    return float(np.clip(16000 / max(number, 1), 0.4, 40.0))
-
-
-def _map_frame(panel: Any) -> None:
-    (left, right), (bottom, top) = panel.get_xlim(), panel.get_ylim()
-    half = 0.5 * max(right - left, top - bottom)
-    panel.set_xlim((left + right) / 2 - half, (left + right) / 2 + half)
-    panel.set_ylim((bottom + top) / 2 + half, (bottom + top) / 2 - half)
-    panel.set_aspect("equal")
-    _quiet(panel)
-    _scale_bar(panel)
 
 
 def _same_limits(panels: Sequence[Any], atlas: AnnData, names: Sequence[str]) -> None:
@@ -324,54 +314,13 @@ def _same_limits(panels: Sequence[Any], atlas: AnnData, names: Sequence[str]) ->
         panel.set_xlim(low[0] - edge, high[0] + edge)
         panel.set_ylim(high[1] + 4 * edge, low[1] - edge)
         panel.set_aspect("equal")
-        _quiet(panel)
-        _scale_bar(panel)
-
-
-def _quiet(panel: Any) -> None:
-    for side in ("top", "right"):
-        if side in panel.spines:
-            panel.spines[side].set_visible(False)
-    for spine in panel.spines.values():
-        spine.set_color("#bbbbbb")
-    panel.tick_params(labelsize=7, colors="#777777", length=2)
-
-
-def _scale_bar(panel: Any) -> None:
-    """A bar of a round length in place of axes."""
-    left, right = panel.get_xlim()
-    bottom, top = panel.get_ylim()
-    length = _nice(0.25 * abs(right - left))
-    x, y = left + 0.04 * (right - left), bottom + 0.04 * (top - bottom)
-    panel.plot([x, x + length], [y, y], color=_INK, linewidth=2, solid_capstyle="butt")
-    text = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
-    panel.text(x, y + 0.02 * (top - bottom), text, fontsize=7, color=_INK, va="bottom")
-    panel.set_xlim(left, right)
-    panel.set_ylim(bottom, top)
-    panel.set_xticks([])
-    panel.set_yticks([])
-    for spine in panel.spines.values():
-        spine.set_visible(False)
-
-
-def _nice(value: float) -> float:
-    """The largest of 1, 2, 5 times a power of ten that is not above ``value``."""
-    power = 10.0 ** np.floor(np.log10(max(value, 1e-12)))
-    return float(max(f * power for f in (1, 2, 5) if f * power <= value * (1 + 1e-9)))
-
-
-def _domain_palette(number: int) -> np.ndarray:
-    from matplotlib import colormaps
-
-    if number <= 20:
-        order = [*range(0, 20, 2), *range(1, 20, 2)]
-        return np.asarray(colormaps["tab20"].colors)[order][:number]
-    return colormaps["turbo"](np.linspace(0.03, 0.97, number))[:, :3]
+        quiet(panel)
+        scale_bar(panel)
 
 
 def _domain_colors(atlas: AnnData) -> np.ndarray:
     labels = atlas.obs["domain3d"].cat
-    return _domain_palette(len(labels.categories))[np.asarray(labels.codes)]
+    return palette(len(labels.categories))[np.asarray(labels.codes)]
 
 
 def _domain_legend(figure: Figure, atlas: AnnData) -> None:
@@ -380,7 +329,7 @@ def _domain_legend(figure: Figure, atlas: AnnData) -> None:
     labels = list(atlas.obs["domain3d"].cat.categories)
     marks = [
         Line2D([], [], marker="o", linestyle="", color=tuple(color), markersize=5, label=str(label))
-        for label, color in zip(labels, _domain_palette(len(labels)), strict=True)
+        for label, color in zip(labels, palette(len(labels)), strict=True)
     ]
     figure.legend(
         handles=marks,
@@ -391,9 +340,3 @@ def _domain_legend(figure: Figure, atlas: AnnData) -> None:
         frameon=False,
         ncols=1 + len(labels) // 16,
     )
-
-
-def _short(name: str, *, limit: int = 24) -> str:
-    """A name that fits over a panel, with no character that matplotlib reads as mathematics."""
-    name = name if len(name) <= limit else f"{name[: limit - 1]}…"
-    return name.replace("$", r"\$")
