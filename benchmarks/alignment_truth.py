@@ -4,7 +4,9 @@
 
 STARmap: the volume is cut into z-slabs of equal numbers of cells; the second slab of a pair is rotated, mirrored and
 cropped by 40 % at a random side. The truth is the volume's own frame, so real drift of the tissue between the slabs
-counts as error. Beside each row stands ``whole``: the error of the same pair uncropped and unmoved.
+counts as error. Lengths are in spacings of neighbouring cells, √(π/6) × the median distance of the sixth neighbour; a
+slab shows cells on top of each other, so that the distance of the nearest one, given too, is a third to a half of that.
+Beside each row stands ``whole``: the error of the same pair uncropped and unmoved.
 Simulated: pairs and a stack of 12 sections, rotated, mirrored, cropped and deformed, in units of the pitch.
 """
 
@@ -22,6 +24,7 @@ from scipy.spatial import cKDTree
 
 import spatialjax as sj
 from spatialjax.metrics import pose_error
+from spatialjax.registration.pairs import pitch_of
 from spatialjax.simulate import simulate_tissue
 from spatialjax.transforms import Affine, identity, rigid
 
@@ -81,12 +84,15 @@ def starmap(numbers: tuple[int, ...]) -> list[dict[str, Any]]:
         for i in range(0, number - 1, max(number // 4, 1)):
             fixed, other = parts[i], parts[i + 1]
             xy = fixed.obsm["spatial"]
-            spacing = float(np.median(cKDTree(xy).query(xy, k=2)[0][:, 1]))
+            spacing = pitch_of(xy)
+            nearest = float(np.median(cKDTree(xy).query(xy, k=2)[0][:, 1]))
             given, moved = disturb(other, seed=i)
             whole = align(other, fixed, identity(), spacing)["position error"]
             found = align(given, fixed, moved.inverse(), spacing)
             head = {"case": "starmap", "slabs": number, "pair": i, "cells": [given.n_obs, fixed.n_obs]}
-            rows.append({**head, "spacing": spacing, **found, "whole": whole})
+            per_nearest = found["position error"] * spacing / nearest
+            rows.append({**head, "spacing": spacing, "nearest": nearest, **found, "whole": whole})
+            rows[-1]["position error, nearest distances"] = per_nearest
             print(rows[-1])
     return rows
 

@@ -2,7 +2,8 @@
 
 The steps are pure functions with small frozen records between them: ``features`` (shared features), ``pairs`` (how two
 sections may lie on each other), ``placing`` (all sections together), ``domains``, ``quality``, ``assemble`` (the
-AnnData) and ``outputs`` (the files); ``run`` calls them in order. ``spatialjax.tl.reconstruct`` is the front door.
+AnnData) and ``outputs`` (the files); ``run`` calls them in order, ``steps`` keeps their results, and
+``job`` gives them a folder and goes on from an interrupted run. ``spatialjax.tl.reconstruct`` is the front door.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import importlib
 from typing import Any
 
 _NAMES = {
+    "Destination": "job",
     "Options": "reconstruction",
     "Placement": "reconstruction",
     "Reconstruction": "reconstruction",
     "reconstruct_stack": "run",
+    "run_job": "job",
+    "OutputError": "files",
     "write": "outputs",
     "Event": "watch",
     "Watch": "watch",

@@ -275,7 +275,7 @@ def _sureness(result: Reconstruction) -> str:
     picture = _picture(
         lambda: pl.uncertainty(result.atlas),
         "Standard deviation of the place of each spot in the plane, relative to the anchor, whose own is 0: it grows "
-        "with the distance from the anchor along the stack and from the middle of a section. Errors in z are not in "
+        "from the middle of a section, and mostly along the stack away from the anchor. Errors in z are not in "
         "it. The same numbers are in <code>obsm['spatial3d_sd']</code>.",
         "Standard deviation of the place in every placed section",
     )

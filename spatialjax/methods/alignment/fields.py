@@ -26,7 +26,7 @@ from spatialjax.results import Alignment
 from spatialjax.slices import Slice
 
 #: Leading components that the global search looks at; the refinement and the evidence take all of them.
-SEARCHED = 12
+SEARCHED = 6
 
 
 class Hypotheses(NamedTuple):
@@ -41,7 +41,7 @@ class Hypotheses(NamedTuple):
 
 
 @functools.lru_cache
-def fields(*, angles: int = 48, hypotheses: int = 8, tolerance: float = 3e-3) -> Method:
+def fields(*, angles: int = 36, hypotheses: int = 8, tolerance: float = 3e-3) -> Method:
     r"""Global pose search on smoothed shared features, then refinement of the best hypotheses with an outlier class.
 
     Both sections become fields of a shared embedding. For every rotation, both parities and every shift the
