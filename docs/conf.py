@@ -20,6 +20,8 @@ extensions = [
     "sphinx.ext.mathjax",
     "numpydoc",
     "from_package",
+    "calibration_page",
+    "peers_page",
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["_build", "generated"]

@@ -61,6 +61,9 @@ Anchor = Annotated[
     str | None, typer.Option(help="Section that keeps its coordinates; the first placed one if not given.")
 ]
 Domains = Annotated[int | None, typer.Option(help="Number of domains; chosen from the data if not given.")]
+DecisionsFile = Annotated[Path | None, typer.Option("--decisions", help="Your own decisions: a .json or .toml file.")]
+Exclude = Annotated[list[str] | None, typer.Option(help="Leave this section out; may be repeated.", metavar="NAME")]
+Landmarks = Annotated[Path | None, typer.Option(help="Points that you matched, a CSV file.", metavar="CSV")]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier run in the folder.")]
 Resume = Annotated[
@@ -69,6 +72,7 @@ Resume = Annotated[
 KeepSteps = Annotated[
     bool, typer.Option("--keep-checkpoint", help="Keep the results of the steps in DIR/.steps after the run.")
 ]
+Reuse = Annotated[Path | None, typer.Option(help="A run with --keep-checkpoint and other decisions.", metavar="DIR")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -118,17 +122,21 @@ def reconstruct(
     anchor: Anchor = None,
     reflection: Reflection = "auto",
     n_domains: Domains = None,
+    decisions: DecisionsFile = None,
+    exclude: Exclude = None,
+    landmarks: Landmarks = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     resume: Resume = False,
     keep_checkpoint: KeepSteps = False,
+    reuse: Reuse = None,
 ) -> int:
     """Align sections into one 3D tissue and write atlas.h5ad, couplings/, report.html, viewer.html and run.json."""
-    from spatialjax.atlas import console, intake, job
-    from spatialjax.atlas.reconstruction import Options
-    from spatialjax.atlas.watch import Watch
+    from spatialjax.atlas import Options, Watch, console, decided, decisions_file, intake, job
+    from spatialjax.atlas.reuse import begun_from
 
-    options = Options(method=method, reflection=reflection, anchor=anchor, n_domains=n_domains, seed=seed)
+    chosen = decisions_file.gathered(decisions, exclude=exclude or (), landmarks=landmarks)
+    options = Options(method, reflection, anchor=anchor, n_domains=n_domains, seed=seed, decisions=chosen or None)
     options.check()
     destination = job.Destination(out, resume=resume, overwrite=overwrite, keep_checkpoint=keep_checkpoint)
     destination.check()
@@ -139,9 +147,10 @@ def reconstruct(
             door = _door(units, pitch, gap=gap, z=z, feature_key=feature_key, layer=layer, spatial_key=spatial_key)
             door |= _leave(names, duplicates, uneven=allow_spacing_mismatch)
             entry = intake.open_in_order(_read(sections, spatial_key), order_by=order_by, slice_key=slice_key, **door)
-            options.check_with(entry.stack)
+            entry = decided.followed(entry, options)
         card = job.finished_before(entry, options, destination) if resume else None
         if card is None:
+            destination = begun_from(reuse, entry, options, destination=destination)
             result = job.run_job(entry, options, destination, watch=watch, source=_command_line())
     if card is not None:
         _say(f"{_escape(str(out))} holds the finished run of these sections and options: nothing is left to do")
@@ -170,18 +179,22 @@ def validate(
     anchor: Anchor = None,
     reflection: Reflection = "auto",
     n_domains: Domains = None,
+    decisions: DecisionsFile = None,
+    exclude: Exclude = None,
+    landmarks: Landmarks = None,
     as_json: Json = False,
 ) -> None:
     """Say what is in the sections and what 'reconstruct' would do, with its time and memory; nothing is written."""
-    from spatialjax.atlas import intake, preview
+    from spatialjax.atlas import decided, decisions_file, intake, preview
     from spatialjax.atlas.reconstruction import Options
 
-    options = Options(method=method, reflection=reflection, anchor=anchor, n_domains=n_domains)
+    chosen = decisions_file.gathered(decisions, exclude=exclude or (), landmarks=landmarks)
+    options = Options(method, reflection, anchor=anchor, n_domains=n_domains, decisions=chosen or None)
     options.check()
     door = _door(units, pitch, gap=gap, z=z, feature_key=feature_key, layer=layer, spatial_key=spatial_key)
     door |= _leave(names, duplicates, uneven=allow_spacing_mismatch)
     entry = intake.open_in_order(_read(sections, spatial_key), order_by=order_by, slice_key=slice_key, **door)
-    options.check_with(entry.stack)
+    entry = decided.followed(entry, options)
     found = preview.preview(entry.stack, options)
     if as_json:
         _echo(json.dumps(found, indent=2))

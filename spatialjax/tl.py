@@ -7,70 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
-from spatialjax.atlas.reconstruction import Options, Reconstruction
+from spatialjax.atlas.labels import LabelTransfer, transfer_labels
+from spatialjax.atlas.reconstruction import Options, PairAlignment, Reconstruction
+from spatialjax.atlas.register import Registration, add_section, register
 from spatialjax.atlas.watch import Event, Watch
 from spatialjax.transforms import Affine
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from spatialjax.atlas.pairs import PairPosterior
+    from spatialjax.atlas.hand import Decisions
 
-
-@dataclass(frozen=True)
-class PairAlignment:
-    """How one section lies on another, in the caller's units.
-
-    Attributes
-    ----------
-    transform
-        Map from the coordinates of the source to those of the target, both in their own units.
-    transform_um
-        The same in µm.
-    coordinates
-        (n, 2) coordinates of the source's cells in the units of the target, rows as in the input.
-    overlap
-        For each source cell the probability that the target shows the same place.
-    evidence
-        Evidence of the pose, nats.
-    threshold
-        Evidence that unrelated sections reach by chance.
-    angle
-        Rotation, degrees counter-clockwise; of a mirrored section, after ``y -> -y``.
-    mirrored
-        Whether the section was turned over.
-    pose
-        Which of the poses of ``posterior`` this is.
-    posterior
-        How sure it is: probability, angle and shift with their spread, overlap with an interval; None where no pose
-        was found.
-    messages
-        What was assumed about the input.
-    """
-
-    transform: Affine
-    transform_um: Affine
-    coordinates: Float[np.ndarray, "n 2"]
-    overlap: Float[np.ndarray, " n"]
-    evidence: float
-    threshold: float
-    angle: float
-    mirrored: bool
-    pose: int
-    posterior: PairPosterior | None
-    messages: tuple[str, ...]
-
-    @property
-    def supported(self) -> bool:
-        """Whether the pose has more evidence than chance gives; do not use the coordinates where not."""
-        return self.evidence > self.threshold
+__all__ = [
+    "LabelTransfer",
+    "PairAlignment",
+    "Registration",
+    "add_section",
+    "align",
+    "reconstruct",
+    "register",
+    "transfer_labels",
+]
 
 
 def reconstruct(
@@ -92,12 +54,14 @@ def reconstruct(
     duplicates: str = "error",
     allow_spacing_mismatch: bool = False,
     n_domains: int | None = None,
+    decisions: Decisions | Mapping[str, Any] | str | Path | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     overwrite: bool = False,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     keep_checkpoint: bool = False,
+    reuse: str | Path | None = None,
     progress: bool | Callable[[Event], None] = True,
 ) -> Reconstruction:
     """Align serial sections into one three-dimensional tissue.
@@ -141,6 +105,9 @@ def reconstruct(
         Whether sections may differ in spacing by more than 20 %, which otherwise looks like two units.
     n_domains
         Number of cross-section domains; chosen from the data where left out.
+    decisions
+        What you decided yourself: sections to leave out, poses to fix or forbid, landmarks, pairs to align anew. A
+        file, a mapping, or ``atlas.hand.Decisions``; see the page "My alignment is wrong".
     seed
         Seed of every random choice.
     out
@@ -156,6 +123,9 @@ def reconstruct(
         as without interruption; start where there are none. Where left out a run starts afresh.
     keep_checkpoint
         Keep the results of the steps after the run, too.
+    reuse
+        Output folder of an earlier run with ``keep_checkpoint`` and other decisions, anchor, reflection or number of
+        domains: its features, and the pairs that are not aligned anew, are taken over. Needs ``out``.
     progress
         Whether to show the steps, or a function that is called with every ``Event``.
 
@@ -178,12 +148,13 @@ def reconstruct(
     >>> result = sj.tl.reconstruct(sj.datasets.simulated(seed=0), progress=False)  # doctest: +SKIP
     >>> result.atlas.obsm["spatial3d"]  # doctest: +SKIP
     """
-    from spatialjax.atlas import intake
-    from spatialjax.atlas.job import Destination, run_job
+    from spatialjax.atlas import decided, decisions_file, intake, job
+    from spatialjax.atlas.reuse import begun_from
 
-    options = Options(method=method, reflection=reflection, anchor=anchor, n_domains=n_domains, seed=seed)
+    chosen = decisions_file.read(decisions) or None
+    options = Options(method, reflection, anchor=anchor, n_domains=n_domains, seed=seed, decisions=chosen)
     options.check()
-    destination = Destination(
+    destination = job.Destination(
         _path(out), _path(checkpoint), resume=resume, overwrite=overwrite, keep_checkpoint=keep_checkpoint
     )
     destination.check()
@@ -205,8 +176,9 @@ def reconstruct(
                 duplicates=duplicates,
                 allow_spacing_mismatch=allow_spacing_mismatch,
             )
-            options.check_with(entry.stack)
-        return run_job(entry, options, destination, watch=watch, source="spatialjax.tl.reconstruct")
+            entry = decided.followed(entry, options)
+        destination = begun_from(reuse, entry, options, destination=destination)
+        return job.run_job(entry, options, destination, watch=watch, source="spatialjax.tl.reconstruct")
 
 
 def align(

@@ -11,8 +11,10 @@ import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 
 from spatialjax.atlas.features import Prepared
+from spatialjax.atlas.hand import FIXED
 from spatialjax.atlas.pairs import PairResult, pose_overlap
 from spatialjax.registration.coupling import soft_matches
+from spatialjax.registration.held import hold
 from spatialjax.registration.pose_covariance import spot_sd
 from spatialjax.registration.pose_graph import PoseEdge, PoseGraph, solve_pose_graph
 from spatialjax.transforms import Affine
@@ -77,7 +79,11 @@ def join(
         for r in results
         if np.isfinite(r.evidence[0])
     ]
-    return solve_pose_graph(edges, n_sections=number, anchor=anchor, reflection=reflection, shift_sd=0.5 * pitch)
+    floor = {"angle_sd": 0.01, "shift_sd": 0.5 * pitch}
+    held = [r.status == FIXED for r in results if np.isfinite(r.evidence[0])]
+    if any(held):
+        edges, floor = hold(edges, held, **floor), {"angle_sd": 0.0, "shift_sd": 0.0}
+    return solve_pose_graph(edges, n_sections=number, anchor=anchor, reflection=reflection, **floor)
 
 
 def place(stack: Any, graph: PoseGraph) -> Placed:

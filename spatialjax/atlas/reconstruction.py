@@ -11,12 +11,15 @@ import scipy.sparse as sp
 from jaxtyping import Float
 
 from spatialjax import checks
+from spatialjax.atlas.hand import Decisions
 from spatialjax.atlas.watch import Timing
 from spatialjax.methods import CARDS, DEFAULTS, METHODS
 from spatialjax.transforms import Affine
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from spatialjax.atlas.pairs import PairPosterior
 
 REFLECTIONS = ("never", "auto", "allow")
 
@@ -38,6 +41,8 @@ class Options:
         Number of cross-section domains; chosen from the data where None.
     seed
         Seed of every random choice.
+    decisions
+        What a person decided; None for nothing.
     """
 
     method: str = "auto"
@@ -45,6 +50,7 @@ class Options:
     anchor: str | None = None
     n_domains: int | None = None
     seed: int = 0
+    decisions: Decisions | None = None
 
     @property
     def resolved_method(self) -> str:
@@ -198,3 +204,52 @@ class Reconstruction:
     def unplaced(self) -> list[str]:
         """Names of the sections that no evidence supports."""
         return [name for name, placement in self.transforms.items() if not placement.placed]
+
+
+@dataclass(frozen=True)
+class PairAlignment:
+    """How one section lies on another, in the caller's units.
+
+    Attributes
+    ----------
+    transform
+        Map from the coordinates of the source to those of the target, both in their own units.
+    transform_um
+        The same in µm.
+    coordinates
+        (n, 2) coordinates of the source's cells in the units of the target, rows as in the input.
+    overlap
+        For each source cell the probability that the target shows the same place.
+    evidence
+        Evidence of the pose, nats.
+    threshold
+        Evidence that unrelated sections reach by chance.
+    angle
+        Rotation, degrees counter-clockwise; of a mirrored section, after ``y -> -y``.
+    mirrored
+        Whether the section was turned over.
+    pose
+        Which of the poses of ``posterior`` this is.
+    posterior
+        How sure it is: probability, angle and shift with their spread, overlap with an interval; None where no pose
+        was found.
+    messages
+        What was assumed about the input.
+    """
+
+    transform: Affine
+    transform_um: Affine
+    coordinates: Float[np.ndarray, "n 2"]
+    overlap: Float[np.ndarray, " n"]
+    evidence: float
+    threshold: float
+    angle: float
+    mirrored: bool
+    pose: int
+    posterior: PairPosterior | None
+    messages: tuple[str, ...]
+
+    @property
+    def supported(self) -> bool:
+        """Whether the pose has more evidence than chance gives; do not use the coordinates where not."""
+        return self.evidence > self.threshold

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import scipy.sparse as sp
 
-from spatialjax.atlas import assemble, domains, placing, quality, tables
+from spatialjax.atlas import assemble, decided, domains, placing, quality, tables
 from spatialjax.atlas.features import Prepared, prepare
 from spatialjax.atlas.pairs import PairResult, align_pairs, pairs_of
 from spatialjax.atlas.reconstruction import Options, Placement, Reconstruction
@@ -51,9 +51,10 @@ def reconstruct_stack(
         steps.run_each(
             "pairs",
             f"{len(pairs)} pairs by {method!r}",
-            _pair_steps(stack, prepared, pairs, method=method, key=jax.random.fold_in(key, 1), watch=watch),
+            _pair_steps(stack, prepared, pairs, options=options, key=jax.random.fold_in(key, 1), watch=watch),
         )
     )
+    results = decided.with_decisions(results, options, stack)
     graph, placed, overlap, deviation = steps.run(
         "pose graph", "all sections together", lambda: _place(stack, prepared, results, options=options)
     )
@@ -98,9 +99,10 @@ def reconstruct_stack(
 
 
 def _pair_steps(
-    stack: Any, prepared: Prepared, pairs: list[tuple[int, int]], *, method: str, key: Any, watch: Watch
+    stack: Any, prepared: Prepared, pairs: list[tuple[int, int]], *, options: Options, key: Any, watch: Watch
 ) -> dict[str, Callable[[], PairResult]]:
     """What aligns each pair. The key of a pair depends on its two sections and on no other pair."""
+    anew = {} if options.decisions is None else options.decisions.redone(stack.names)
 
     def step(number: int, pair: tuple[int, int]) -> Callable[[], PairResult]:
         label = " on ".join(stack.names[i] for i in pair)
@@ -111,7 +113,12 @@ def _pair_steps(
 
         def align() -> PairResult:
             own = jax.random.fold_in(jax.random.fold_in(key, pair[0]), pair[1])
-            (result,) = align_pairs(prepared, [pair], method=method, key=own, progress=report)
+            method, given = options.resolved_method, prepared
+            if pair in anew:
+                method = anew[pair].method or method
+                given = prepared if method == options.resolved_method else prepare(stack, method=method)
+                own = own if anew[pair].seed is None else jax.random.fold_in(own, anew[pair].seed)
+            (result,) = align_pairs(given, [pair], method=method, key=own, progress=report)
             return result
 
         return align

@@ -1,0 +1,118 @@
+"""A section laid on a finished atlas, and an atlas with one section more: nothing else moves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pytest
+
+import spatialjax as sj
+from spatialjax.checks import InputError
+
+
+@pytest.fixture(scope="module")
+def further(make_adatas: Any) -> Any:
+    """Another section of the tissue: turned, in units of half a µm, its cells named like those of the first section."""
+    (adata,) = make_adatas(1, angles=(-1.3,), seed=40)
+    adata.obsm["spatial"] = adata.obsm["spatial"] * 2.0
+    return adata
+
+
+@pytest.fixture(scope="module")
+def added(reconstruction: Any, further: Any) -> tuple[Any, Any]:
+    """The shared atlas with the further section between the first two."""
+    return sj.tl.add_section(reconstruction, further, z=10.0, name="new", units=0.5, seed=3)
+
+
+def test_a_section_finds_its_place(added: Any, reconstruction: Any) -> None:
+    """Cells lie where the same cells of the atlas lie (all show one tissue), within a pitch of 100 µm."""
+    _, found = added
+    assert found.placed and not found.placement.mirrored
+    first = reconstruction.atlas.obsm["spatial3d"][(reconstruction.atlas.obs["slice"] == "A 1/left").to_numpy()]
+    apart = np.linalg.norm(found.section.obsm["spatial3d"][:, :2] - first[:, :2], axis=1)
+    assert np.median(apart) < 60.0
+    assert (found.section.obsm["spatial3d"][:, 2] == 10.0).all()
+    assert [row["target"] for row in found.pairs] == ["A 1/left", "<b>B</b> $2", "C"]
+    sd = found.section.obsm["spatial3d_sd"]
+    assert (sd[:, :2] > 0).all() and (sd[:, :2] < 100).all()
+
+
+def test_the_map_holds_for_the_units_of_the_file(added: Any, further: Any) -> None:
+    """``Placement.apply`` on coordinates as given is what the cells got."""
+    _, found = added
+    np.testing.assert_allclose(found.placement.apply(further.obsm["spatial"]), found.section.obsm["spatial3d"])
+
+
+def test_the_atlas_does_not_move(added: Any, reconstruction: Any, further: Any) -> None:
+    """Old cells keep their rows, names, places and values; the new ones follow; inputs are not changed."""
+    atlas, _ = added
+    old, n = reconstruction.atlas, reconstruction.atlas.n_obs
+    np.testing.assert_array_equal(atlas.obsm["spatial3d"][:n], old.obsm["spatial3d"])
+    assert list(atlas.obs_names[:n]) == list(old.obs_names) and atlas.obs_names.is_unique
+    assert (atlas.X[:n] != old.X).nnz == 0 and (atlas.X[n:] != further.X).nnz == 0
+    for column in ("domain3d", "slice", "placed", "overlap"):
+        np.testing.assert_array_equal(atlas.obs[column].to_numpy()[:n].astype(str), old.obs[column].astype(str))
+    assert list(atlas.obs["slice"].cat.categories) == [*old.obs["slice"].cat.categories, "new"]
+    assert "spatial3d" not in further.obsm and "added" not in json.loads(old.uns["spatialjax"]["options"])
+
+
+def test_the_new_cells_get_domains_and_a_record(added: Any) -> None:
+    """The domains are those of the same places in the section beside, and the record has one row more."""
+    atlas, found = added
+    own = (atlas.obs["slice"] == "new").to_numpy()
+    assert atlas.obs["domain3d"][own].notna().mean() > 0.8
+    beside = atlas.obs["domain3d"][(atlas.obs["slice"] == "A 1/left").to_numpy()].astype(str).to_numpy()
+    assert (atlas.obs["domain3d"][own].astype(str).to_numpy() == beside).mean() > 0.65
+    record = atlas.uns["spatialjax"]
+    assert list(record["sections"])[-1] == "new" and record["matrix"].shape == (4, 2, 2)
+    np.testing.assert_allclose(record["matrix_from_units"][-1], found.placement.from_units.matrix)
+    assert json.loads(record["options"])["added"] == [{"name": "new", "placed": True}]
+
+
+def test_an_atlas_from_a_file_takes_a_section_and_can_be_written(
+    added: Any, reconstruction: Any, further: Any, tmp_path: Path
+) -> None:
+    """The atlas read back gives the same place; the new atlas is written and read."""
+    reconstruction.atlas.write_h5ad(tmp_path / "atlas.h5ad")
+    atlas, found = sj.tl.add_section(
+        anndata.read_h5ad(tmp_path / "atlas.h5ad"), further, z=10.0, name="new", units=0.5, seed=3
+    )
+    np.testing.assert_allclose(found.section.obsm["spatial3d"], added[1].section.obsm["spatial3d"])
+    atlas.write_h5ad(tmp_path / "more.h5ad")
+    back = anndata.read_h5ad(tmp_path / "more.h5ad")
+    assert list(back.uns["spatialjax"]["sections"]) == list(atlas.uns["spatialjax"]["sections"])
+
+
+def test_a_section_without_evidence_is_not_placed(reconstruction: Any, further: Any) -> None:
+    """Cells with their values dealt out at random: NaN, said, and no guess."""
+    scrambled = further.copy()
+    scrambled.X = further.X[np.random.default_rng(0).permutation(further.n_obs)]
+    found = sj.tl.register(scrambled, reconstruction, z=10.0, units=0.5)
+    assert not found.placed and np.isnan(found.section.obsm["spatial3d"]).all()
+    assert np.isnan(found.section.obs["overlap"]).all() and "No evidence places 'new'" in found.messages[-1]
+    atlas, _ = sj.tl.add_section(reconstruction, scrambled, z=10.0, name="new", units=0.5)
+    own = (atlas.obs["slice"] == "new").to_numpy()
+    assert np.isnan(atlas.obsm["spatial3d"][own]).all() and atlas.obs["domain3d"][own].isna().all()
+
+
+def test_without_a_height_the_most_similar_section_gives_it(reconstruction: Any, further: Any) -> None:
+    """The height is one of the atlas, and it is said which."""
+    found = sj.tl.register(further, reconstruction, units=0.5, seed=3)
+    assert found.placement.z in (0.0, 20.0, 40.0) and "No height was given" in found.messages[-1]
+
+
+def test_what_cannot_be_registered_is_refused(reconstruction: Any, further: Any) -> None:
+    """A name or height that is taken, a frame that is not there, unknown units."""
+    for options, message in (
+        ({"name": "C", "z": 5.0, "units": 0.5}, "not in the atlas"),
+        ({"name": "x", "z": 20.0, "units": 0.5}, "height of its own"),
+        ({"name": "x", "z": 5.0, "units": 0.5, "component": 3}, "component="),
+        ({"name": "x", "z": float("nan"), "units": 0.5}, "finite height"),
+        ({"name": "x", "z": 5.0}, "unit"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sj.tl.add_section(reconstruction, further, **options)
