@@ -185,7 +185,7 @@ def _column(name: str, values: pd.Series) -> dict[str, Any] | str:
     categories = [str(category) for category in labels.cat.categories]
     if len(categories) > MAX_CATEGORIES:
         return f"{name!r} has {len(categories):,} different values; at most {MAX_CATEGORIES} can be told apart."
-    codes = np.asarray(labels.cat.codes)
+    codes = np.asarray(labels.cat.codes, np.int64)
     packed = np.where(codes < 0, MISSING, codes).astype(np.uint8)
     return {"name": name, "kind": "labels", "categories": categories, "codes": deflated(packed.tobytes())}
 
