@@ -1,4 +1,4 @@
-"""Does the posterior of the pose cover? Pairs with known truth; constants fitted on one half, judged on the other.
+"""Does the posterior of the pose cover? Pairs with known truth, judged on new seeds.
 
 ``python benchmarks/pose_posterior.py --pairs 120 --parity 60 --stacks 10``
 
@@ -7,7 +7,8 @@ that the model does not assume, cropped and thinned); neighbouring slabs of the 
 the cells of one section (DLPFC, mPFC, MERFISH, osmFISH, seqFISH), each cropped to a disc, one of them thinned. Every
 source is turned, shifted and, half the time, mirrored. The row ``fitted`` says which constants of
 ``registration.posterior.CALIBRATION`` the tissues and seeds marked ``fit`` ask for; all other figures are of those
-marked ``judge``.
+marked ``judge``. The constants in use were settled on earlier seeds of the same tissues, both halves of which were
+looked at, so new seeds (``--offset``) judge them, but not new tissues.
 
 Parity also on the twelve MERFISH sections, a tissue that is nearly its own mirror image, with cell types as features:
 their common frame is a truth for parity only. Stacks: sections of simulated tissues through the pose graph.

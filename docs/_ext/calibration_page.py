@@ -14,8 +14,9 @@ Every pair of sections has a posterior of its pose: the poses that fit with thei
 normal spread of angle and shift. From there the pose graph gives every section a spread relative to the anchor, and
 every cell a standard deviation of its place (`obsm['spatial3d_sd']`). What follows was measured on pairs whose truth is
 known: halves of real sections, turned, cropped and thinned; slabs of a thick tissue; simulated tissue with noise,
-density and deformation that the model does not assume. The constants of the posterior were fitted to one half of the
-tissues and seeds, and judged on the other; one set serves all technologies. `{command}` gives the figures.
+density and deformation that the model does not assume. The constants of the posterior were settled on earlier seeds of
+the same tissues, both halves of which were looked at; the figures are from one half of the pairs of new seeds. One set
+of constants serves all technologies. `{command}` wrote the figures.
 
 A 90 % region should hold the truth nine times out of ten. *Right basin* counts the pairs whose best pose is near the
 truth at all; *whatever the basin* takes all pairs that call themselves determined, with the whole mixture. Widths stand

@@ -37,7 +37,7 @@ class PairPosterior:
     determined
         Whether there are enough spots and a pose above chance; where not, no number here should be believed.
     ambiguous
-        Whether the second pose is nearly as probable as the first, as in tissue that resembles itself.
+        Whether a second pose has a probability of at least ``posterior.AMBIGUOUS``, as in tissue that resembles itself.
     overlap
         Share of the source's spots that lie on the target's tissue: posterior mean, 5 % and 95 % quantile.
     """

@@ -289,7 +289,14 @@ def null_evidence(key: Key[Array, ""], pair: FieldPair, *, draws: int = 5) -> fl
         The two sections, see ``field_pair``.
     draws
         Number of searches, two at the least, each over both parities.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two searches are asked for.
     """
+    if draws < 2:
+        raise ValueError(f"Expected at least two draws for a second largest one, found {draws}.")
     p = pair.features.shape[1]
     best = []
     for draw in range(draws):

@@ -142,10 +142,9 @@ def pose_posterior(
     ``warp_prior``. Modes weigh :math:`\exp(L_k / t)`, with :math:`t` in proportion to the evidence that unrelated
     tissue reaches: a tissue that resembles itself elsewhere is not believed as easily.
 
-    One set of constants serves all technologies, fitted to one half of the tissues and seeds of
-    ``benchmarks/pose_posterior.py`` (its row ``fitted`` says what the present features ask for) and judged on the other
-    half: of 42 determined pairs in the right basin the 90 % region held the pose in .88 (95 % interval .75 to .95) and
-    the cells in .95; of 43 determined pairs whatever the basin, the mixture held the pose in .93.
+    One set of constants serves all technologies. They were settled on earlier seeds of the tissues of
+    ``benchmarks/pose_posterior.py``, both halves of which were looked at; its results judge them on pairs of new seeds
+    (not of new tissues), and its row ``fitted`` says what the present features ask for.
 
     Parameters
     ----------
