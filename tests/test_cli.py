@@ -190,7 +190,9 @@ def test_info_methods_and_cite(run: Any) -> None:
 def test_help_and_version(run: Any) -> None:
     """Every command is listed; the version is printed."""
     listed = run("--help").out
-    for command in ("reconstruct", "validate", "demo", "info", "methods", "cite"):
+    for command in ("reconstruct", "validate", "demo", "register", "add-section", "align", "transfer-labels"):
+        assert command in listed
+    for command in ("warp-images", "info", "methods", "cite"):
         assert command in listed
     assert run("--version").out.startswith("spatialjax ")
     assert run("reconstruct", "--bogus").code == 2

@@ -10,7 +10,9 @@ import numpy as np
 from spatialjax.atlas.assemble import describe, shared_names
 from spatialjax.atlas.labelled import from_atlas
 from spatialjax.atlas.labels import transfer
+from spatialjax.atlas.outputs import plain
 from spatialjax.checks import InputError
+from spatialjax.viewer.contents import given_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 _DOMAIN, _CONFIDENCE = "domain3d", "domain3d_confidence"
 
 
-def joined(atlas: AnnData, found: Registration) -> AnnData:
+def joined(atlas: AnnData, found: Registration, *, spatial_key: str = "spatial") -> AnnData:
     """The old cells first, in their order, then those of the section; both are left as they are.
 
     Parameters
@@ -30,6 +32,8 @@ def joined(atlas: AnnData, found: Registration) -> AnnData:
         An atlas with ``uns['spatialjax']``.
     found
         The registered section.
+    spatial_key
+        Where its given coordinates are; they stand beside those of the atlas, under the key that these have there.
 
     Raises
     ------
@@ -43,6 +47,11 @@ def joined(atlas: AnnData, found: Registration) -> AnnData:
     if not genes:
         raise InputError("Expected genes that the atlas and the section share, found none.")
     old, new = atlas[:, genes].copy(), section[:, genes].copy()
+    key = given_key(atlas)
+    if key is not None and key not in new.obsm:
+        width = atlas.obsm[key].shape[1]
+        xy = np.asarray(new.obsm[spatial_key], np.float64)[:, :width]
+        new.obsm[key] = np.pad(xy, ((0, 0), (0, width - xy.shape[1])))
     obs = _observations(old.obs, new.obs, name=found.placement.name)
     new.obs_names = obs.index[old.n_obs :]
     old.obs, new.obs = old.obs[[]], new.obs[[]]
@@ -100,6 +109,7 @@ def _record(own: Any, found: Registration) -> dict[str, Any]:
         said.append(f"Section {found.placement.name!r} was added to the finished atlas, which was held still.")
     one = describe([found.placement], options=options | {"added": added}, method=str(own["method"]), warnings=said)
     result = dict(own)
+    result["added_pairs"] = json.dumps([*json.loads(own.get("added_pairs", "[]")), *plain(found.pairs)])
     for key, value in one.items():
         rows = isinstance(value, np.ndarray) and key != "warnings" and key in own
         result[key] = np.concatenate([np.asarray(own[key]).astype(value.dtype), value]) if rows else value

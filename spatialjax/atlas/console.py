@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from spatialjax.atlas.interrupted import heeding, remembered
 from spatialjax.atlas.watch import Event
 
 
 @contextmanager
 def progress(console: Any = None) -> Iterator[Callable[[Event], None]]:
-    """A listener for :class:`Watch` that shows the steps while the block runs.
+    """A listener for :class:`Watch` that shows the steps while the block runs, and ends the work after a lost Ctrl-C.
 
     Parameters
     ----------
@@ -25,11 +26,9 @@ def progress(console: Any = None) -> Iterator[Callable[[Event], None]]:
         A ``rich.console.Console``; one on standard error where left out.
     """
     console = terminal(stderr=True) if console is None else console
-    if not console.is_terminal and not console.is_jupyter:
-        yield _lines(console)
-        return
-    with _bars(console) as listener:
-        yield listener
+    plain = not console.is_terminal and not console.is_jupyter
+    with remembered() as interrupted, nullcontext(_lines(console)) if plain else _bars(console) as listener:
+        yield heeding(listener, interrupted)
 
 
 def terminal(*, stderr: bool = False) -> Any:

@@ -10,16 +10,17 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial import cKDTree
 
-from spatialjax.atlas.hand import FIXED, FORBIDDEN, LANDMARKS, Decisions, Fix, Forbid, Landmark
+from spatialjax.atlas.hand import FIXED, FORBIDDEN, LANDMARKS, Decisions, Forbid, Landmark
 from spatialjax.atlas.intake import Intake
 from spatialjax.atlas.pairs import PairPosterior, PairResult, pairs_of
 from spatialjax.atlas.reconstruction import Options
+from spatialjax.atlas.stated import fixed_pose, hit_by, refuse_contradictions
 from spatialjax.checks import InputError, listed
 from spatialjax.io import SectionStack
 from spatialjax.registration import landmarks as points
 from spatialjax.registration.pose_covariance import spot_sd
 from spatialjax.registration.posterior import AMBIGUOUS
-from spatialjax.transforms import Affine, rigid
+from spatialjax.transforms import Affine
 
 #: Standard deviation of a fixed angle (rad), and of a fixed shift in pitches.
 FIXED_ANGLE_SD, FIXED_SHIFT_SD = 1e-3, 0.02
@@ -81,6 +82,7 @@ def followed(entry: Intake, options: Options) -> Intake:
             )
     options.check_with(entry.stack)
     if decisions is not None:
+        refuse_contradictions(decisions, entry.stack, anchor=options.anchor)
         decide((), replace(decisions, fix=(), redo=()), entry.stack, reflection=options.reflection)
     return entry
 
@@ -141,7 +143,8 @@ def decide(
     for fix in decisions.fix:
         source, target = number[fix.source], number[fix.target or str(anchor)]
         pair = (min(source, target), max(source, target))
-        found[pair] = _fixed(found.get(pair), pair, fix, stack=stack, inverted=source > target)
+        pose = fixed_pose(fix, stack, anchor=anchor)
+        found[pair] = _fixed(found.get(pair), pair, pose if source < target else pose.inverse(), stack=stack)
     return tuple(found.values())
 
 
@@ -186,24 +189,9 @@ def _concerns(forbid: Forbid, pair: tuple[int, int], number: dict[str, int]) -> 
 
 
 def _forbidden(pair: PairResult, forbid: Forbid, stack: Any) -> PairResult:
-    names = stack.names
-    poses = pair.poses
-    given = poses.inverse() if forbid.target is not None and names[pair.source] == forbid.target else poses
-    hit = np.ones(len(pair.evidence), bool)
-    if forbid.mirrored is not None:
-        hit &= np.asarray(poses.mirrored) == forbid.mirrored
-    if forbid.angle_deg is not None:
-        apart = np.abs((np.degrees(given.angle) - forbid.angle_deg + 180) % 360 - 180)
-        hit &= apart <= forbid.angle_tolerance_deg
-    if forbid.shift is not None and forbid.target is not None:
-        unit = _unit(stack, names.index(forbid.target), forbid.units)
-        apart = np.linalg.norm(given.shift - np.asarray(forbid.shift) * unit, axis=1)
-        hit &= apart <= float(forbid.shift_tolerance) * unit
+    ends = (stack.names[pair.source], stack.names[pair.target])
+    hit = hit_by(forbid, pair.poses, ends=ends, stack=stack)
     return taken(pair, np.flatnonzero(~hit), status=FORBIDDEN) if hit.any() else pair
-
-
-def _unit(stack: Any, section: int, units: str) -> float:
-    return float(stack.sections[section].um_per_unit) if units == "file" else 1.0
 
 
 def _known_side(forbids: Sequence[Forbid], pair: tuple[int, int], number: dict[str, int]) -> bool | None:
@@ -298,11 +286,8 @@ def _sharpened(
     return taken(changed, order, status=LANDMARKS)
 
 
-def _fixed(pair: PairResult | None, ends: tuple[int, int], fix: Fix, *, stack: Any, inverted: bool) -> PairResult:
+def _fixed(pair: PairResult | None, ends: tuple[int, int], pose: Affine, *, stack: Any) -> PairResult:
     first, second = (stack.sections[i] for i in ends)
-    unit = _unit(stack, ends[0] if inverted else ends[1], fix.units)
-    pose = rigid(np.radians(np.float64(fix.angle_deg)), np.asarray(fix.shift, np.float64) * unit, fix.mirrored)
-    pose = pose.inverse() if inverted else pose
     spread = FIXED_SHIFT_SD * max(first.pitch, second.pitch)
     precision = np.diag(np.array([FIXED_ANGLE_SD, spread, spread]) ** -2.0)
     center = pose(first.xy.mean(0)[None])[0]

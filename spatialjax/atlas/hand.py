@@ -22,6 +22,7 @@ from spatialjax.methods import METHODS
 
 #: Length units of a stated shift: µm, or the units of the files.
 UNITS = ("um", "file")
+_UNIT_NAMES = {"um": "µm", "file": "units of the target's file"}
 #: ``PairResult.status`` of pairs that a person decided about.
 FIXED, FORBIDDEN, LANDMARKS = "fixed by hand", "forbidden by hand", "landmarks"
 
@@ -261,3 +262,48 @@ def _check_fixes(decisions: Decisions, *, anchor: str | None, reflection: str) -
                     f"The pair {decision.source!r} and {decision.target!r} has a fixed pose, and {kind!r} as well. "
                     "Keep one of the two."
                 )
+
+
+def in_words(decisions: Decisions) -> list[str]:
+    """Each decision as a sentence, in the order in which they are followed.
+
+    Parameters
+    ----------
+    decisions
+        What a person decided.
+    """
+    said = [f"Section {name!r} is left out." for name in decisions.exclude]
+    said += [_forbidden_in_words(forbid) for forbid in decisions.forbid]
+    pairs: dict[tuple[str, str], int] = {}
+    for mark in decisions.landmarks:
+        first, second = sorted((mark.source, mark.target))
+        pairs[first, second] = pairs.get((first, second), 0) + 1
+    said += [f"{number} landmark{'s' * (number > 1)} between {a!r} and {b!r}." for (a, b), number in pairs.items()]
+    for redo in decisions.redo:
+        how = [] if redo.method is None else [f"by method {redo.method!r}"]
+        how += [] if redo.seed is None else [f"with seed {redo.seed}"]
+        said.append(f"{redo.source!r} on {redo.target!r} is aligned anew {' '.join(how)}.")
+    for fix in decisions.fix:
+        where = "in the frame of the anchor" if fix.target is None else f"on {fix.target!r}"
+        said.append(
+            f"The pose of {fix.source!r} {where} is fixed: "
+            f"{_pose_in_words(fix.mirrored, fix.angle_deg, fix.shift, units=fix.units)}."
+        )
+    return said
+
+
+def _forbidden_in_words(forbid: Forbid) -> str:
+    where = f"every pair of {forbid.source!r}" if forbid.target is None else f"{forbid.source!r} on {forbid.target!r}"
+    if forbid.angle_deg is None:
+        return f"Poses that {'' if forbid.mirrored else 'do not '}turn over are forbidden for {where}."
+    side = {None: "", True: "turned over and ", False: "not turned over and "}[forbid.mirrored]
+    near = f"{side}rotated by {forbid.angle_deg:g}° ± {forbid.angle_tolerance_deg:g}°"
+    if forbid.shift is not None:
+        unit = _UNIT_NAMES[forbid.units]
+        near += f", shifted by ({forbid.shift[0]:g}, {forbid.shift[1]:g}) ± {forbid.shift_tolerance:g} {unit}"
+    return f"Poses {near} are forbidden for {where}."
+
+
+def _pose_in_words(mirrored: bool, angle_deg: float, shift: Sequence[float], *, units: str) -> str:
+    side = "turned over, then " if mirrored else ""
+    return f"{side}rotated by {angle_deg:g}°, shifted by ({shift[0]:g}, {shift[1]:g}) {_UNIT_NAMES[units]}"

@@ -68,6 +68,7 @@ def transfer_labels(
     *,
     source: str | Sequence[str] | AnnData | None = None,
     target: str | Sequence[str] | AnnData | None = None,
+    couplings: Mapping[tuple[str, str], sp.csr_matrix] | None = None,
     spatial_key: str = "spatial",
 ) -> LabelTransfer:
     """Carry labels from sections that have them to those that do not, with a confidence.
@@ -88,6 +89,9 @@ def transfer_labels(
         Sections to take labels from; all that have any where left out.
     target
         Sections that receive labels; all with an unlabelled cell where left out.
+    couplings
+        Soft matches for an atlas that was read from its file: (a, b) -> weights, rows and columns in the order of each
+        section's cells, as in ``couplings/``. Those of a reconstruction where left out.
     spatial_key
         Coordinates of the target of a pair, ``obsm[spatial_key]``.
 
@@ -101,7 +105,8 @@ def transfer_labels(
     InputError
         If there is no such column, section or label, or the pose of the pair is not supported.
     """
-    couplings = atlas.couplings if isinstance(atlas, Reconstruction) else None
+    if couplings is None and isinstance(atlas, Reconstruction):
+        couplings = atlas.couplings
     if isinstance(atlas, PairAlignment):
         if not atlas.supported:
             raise InputError("Expected a supported pose to carry labels over, found one that chance explains.")
@@ -114,6 +119,7 @@ def transfer_labels(
         adata = atlas.atlas if isinstance(atlas, Reconstruction) else atlas
         sections, names = from_atlas(adata, key)
         cells = list(adata.obs_names)
+    _check_couplings(couplings or {}, sections)
     known = [s.name for s in sections]
     chosen = {}
     for what, given, default in (
@@ -129,6 +135,17 @@ def transfer_labels(
             f"{len(chosen['target'])} with cells that lack one. Name target= to predict labels that are there already."
         )
     return transfer(sections, names, cells, couplings=couplings, **chosen)
+
+
+def _check_couplings(couplings: Mapping[tuple[str, str], sp.csr_matrix], sections: Sequence[Labelled]) -> None:
+    cells = {s.name: len(s.rows) for s in sections}
+    for ends, matrix in couplings.items():
+        expected = tuple(cells.get(end) for end in ends)
+        if matrix.shape != expected:
+            raise InputError(
+                f"Expected couplings of {ends[0]!r} and {ends[1]!r} with {expected[0]} rows and {expected[1]} columns, "
+                f"one a cell of these sections of the atlas, found {matrix.shape[0]} and {matrix.shape[1]}."
+            )
 
 
 def _spread(pair: PairAlignment) -> float:

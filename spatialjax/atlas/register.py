@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 from jaxtyping import Float
 
 from spatialjax.atlas.reconstruction import Options, Placement, Reconstruction
@@ -16,6 +18,7 @@ from spatialjax.transforms import Affine
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from spatialjax.atlas.labelled import Labelled
     from spatialjax.atlas.pairs import PairResult
     from spatialjax.registration.pose_graph import PoseGraph
 
@@ -32,11 +35,15 @@ class Registration:
     section
         A copy of the section, rows as given, with ``obsm['spatial3d']`` and ``obsm['spatial3d_sd']`` (µm, the frame of
         the atlas; NaN where it is not placed), ``obs['slice']``, ``obs['placed']``, ``obs['component']`` and
-        ``obs['overlap']``.
+        ``obs['overlap']``; ``uns['spatialjax']`` holds its map, the options and ``pairs``, as that of an atlas does.
     placement
         Its map into the atlas, with the uncertainty relative to the atlas.
     pairs
         One row for each section of the atlas that it was aligned with, as in ``Reconstruction.pairs``.
+    couplings
+        Soft matches with the nearest section of the atlas below it and with the nearest above (with those at its own
+        height where there are any), as in ``Reconstruction.couplings``: (lower, upper) -> sparse weights, rows and
+        columns in the order of each section's cells. Empty where it is not placed.
     messages
         What was assumed or found.
     """
@@ -44,6 +51,7 @@ class Registration:
     section: AnnData
     placement: Placement
     pairs: list[dict[str, Any]]
+    couplings: Mapping[tuple[str, str], sp.csr_matrix]
     messages: tuple[str, ...]
 
     @property
@@ -140,16 +148,20 @@ def register(
     )
     height, note = _height(results, held, z)
     placement = _placement(name, graph, held, own=own, z=height)
-    overlap = _overlap(prepared, results, placement)
+    overlap = stack.sections[0].in_input_order(_overlap(prepared, results, placement))
     messages = [*alone.messages, *note]
     if not placement.placed:
         messages.append(
             f"No evidence places {name!r} in the atlas: its coordinates are NaN. See the evidence in pairs."
         )
+    rows = tables.pair_rows(stack.names, results, graph)
+    section = _described(adata, own, placement, overlap=overlap)
+    section.uns["spatialjax"] = _record(adata, placement, options, spatial_key=spatial_key, rows=rows, said=messages)
     return Registration(
-        section=_described(adata, own, placement, overlap=stack.sections[0].in_input_order(overlap)),
+        section=section,
         placement=placement,
-        pairs=tables.pair_rows(stack.names, results, graph),
+        pairs=rows,
+        couplings=_couplings(stack, prepared, placement, held),
         messages=tuple(messages),
     )
 
@@ -176,8 +188,9 @@ def add_section(
     -------
     tuple
         The new atlas: the old cells first, in their order, then those of the section, genes that both have, domains of
-        the new cells carried over from the sections beside it; and the registration with its evidence. A section
-        that no evidence places is in the atlas with coordinates NaN, and ``uns['spatialjax']['warnings']`` says so.
+        the new cells carried over from the sections beside it; and the registration with its evidence and its
+        ``couplings`` to the sections beside it. A section that no evidence places is in the atlas with coordinates
+        NaN, and ``uns['spatialjax']['warnings']`` says so.
 
     Raises
     ------
@@ -192,7 +205,7 @@ def add_section(
     if (np.asarray(old.uns["spatialjax"]["z_um"], float) == z).any():
         raise InputError(f"Expected a height of its own for section {name!r}, found one of the atlas at {z:g} µm.")
     found = register(adata, atlas, z=z, name=name, **options)
-    return joined(old, found), found
+    return joined(old, found, spatial_key=options.get("spatial_key", "spatial")), found
 
 
 def _held(atlas: AnnData, name: str, *, z: float | None, component: int) -> _Held:
@@ -200,14 +213,16 @@ def _held(atlas: AnnData, name: str, *, z: float | None, component: int) -> _Hel
 
     sections = sections_of(atlas)
     if name in [s.name for s in sections]:
-        raise InputError(f"Expected a name that is not in the atlas, found section {name!r} there. Give name=.")
+        raise InputError(
+            f"Expected a name that is not in the atlas, found section {name!r} there. Give name= (--name)."
+        )
     if z is not None and not np.isfinite(z):
         raise InputError(f"Expected a finite height z in µm, found {z!r}.")
     inside = [s for s in sections if s.frame == component and component >= 0]
     if not inside:
         frames = sorted({s.frame for s in sections if s.frame >= 0})
-        raise InputError(f"Expected component= to be one of {listed(frames)}, found {component!r}.")
-    inside = inside if z is None else sorted(inside, key=lambda s: abs(s.z - z))[:BESIDE]
+        raise InputError(f"Expected component= (--component) to be one of {listed(frames)}, found {component!r}.")
+    inside = inside if z is None else _nearest(inside, z)
     anchors = {}
     if "spatialjax" in atlas.uns:
         own = atlas.uns["spatialjax"]
@@ -219,6 +234,15 @@ def _held(atlas: AnnData, name: str, *, z: float | None, component: int) -> _Hel
         component=component,
         anchor=anchors.get(component),
     )
+
+
+def _nearest(sections: Sequence[Labelled], z: float) -> list[Labelled]:
+    """The sections nearest to a height, the next one on either side always among them."""
+    by_distance = sorted(sections, key=lambda s: abs(s.z - z))
+    sides = [next((s for s in by_distance if side(s.z)), None) for side in (lambda h: h <= z, lambda h: h > z)]
+    first = [s for s in by_distance if any(s is one for one in sides)]
+    others = [s for s in by_distance if not any(s is one for one in first)]
+    return sorted([*first, *others][:BESIDE], key=lambda s: abs(s.z - z))
 
 
 def _beside(held: _Held, own: Any, **door: Any) -> Any:
@@ -297,3 +321,54 @@ def _described(adata: AnnData, own: Any, placement: Placement, *, overlap: Float
     section.obs["component"] = placement.component
     section.obs["overlap"] = overlap
     return section
+
+
+def _record(
+    adata: AnnData,
+    placement: Placement,
+    options: Options,
+    *,
+    spatial_key: str,
+    rows: list[dict[str, Any]],
+    said: Sequence[str],
+) -> dict[str, Any]:
+    """What ``uns['spatialjax']`` of the section holds: the record of an atlas of one section, and its own unit."""
+    from spatialjax.atlas.assemble import describe
+    from spatialjax.atlas.outputs import plain
+
+    one = describe([placement], options=asdict(options), method=options.resolved_method, warnings=said)
+    own = {
+        "name": placement.name,
+        "um_per_unit": placement.um_per_unit,
+        "units_source": placement.units_source,
+        "spatial_key": spatial_key,
+        "pairs": json.dumps(plain(rows)),
+    }
+    return {**adata.uns.get("spatialjax", {}), **one, **own}
+
+
+def _couplings(stack: Any, prepared: Any, placement: Placement, held: _Held) -> dict[tuple[str, str], sp.csr_matrix]:
+    """Soft matches with the sections beside it, as a reconstruction has them between successive sections."""
+    from spatialjax.atlas import assemble, placing
+
+    if not placement.placed:
+        return {}
+    found = {}
+    for other in _next_to(placement.z, held.z):
+        ends = (other + 1, 0) if held.z[other] <= placement.z else (0, other + 1)
+        two = replace(stack, sections=tuple(stack.sections[i] for i in ends))
+        features = replace(prepared, embeddings=tuple(prepared.embeddings[i] for i in ends))
+        places = tuple(placement.transform(s.xy) if i == 0 else s.xy for i, s in zip(ends, two.sections, strict=True))
+        still = Affine(np.tile(np.eye(2), (2, 1, 1)), np.zeros((2, 2)))
+        placed = placing.Placed(still, np.ones(2, bool), np.zeros(2, int), places)
+        matches = placing.couple(two, features, placed)[0, 1]
+        found[two.sections[0].name, two.sections[1].name] = assemble.in_input_order(two, (0, 1), matches)
+    return found
+
+
+def _next_to(z: float, heights: Sequence[float]) -> list[int]:
+    """Positions of the heights that equal ``z``; without any, of the next one below and the next one above."""
+    same = [i for i, h in enumerate(heights) if h == z]
+    below = sorted((i for i, h in enumerate(heights) if h < z), key=lambda i: -heights[i])[:1]
+    above = sorted((i for i, h in enumerate(heights) if h > z), key=lambda i: heights[i])[:1]
+    return same or [*below, *above]

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spatialjax import pl
+from spatialjax.atlas import decisions_file, hand
 from spatialjax.atlas.console import device_line
 from spatialjax.atlas.reconstruction import Reconstruction
 from spatialjax.checks import InputError
+from spatialjax.viewer.contents import given_key
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,7 +127,7 @@ def _overlays(result: Reconstruction) -> str:
     more = len(result.couplings) - len(pairs)
     note = f" The first {len(pairs)} of {len(result.couplings)} pairs are shown." if more > 0 else ""
     return _picture(
-        lambda: pl.overlay(result.atlas, pairs=pairs),
+        lambda: pl.overlay(result.atlas, pairs=pairs, spatial_key=given_key(result.atlas) or "spatial"),
         "Two successive sections on each other, the first in blue and the second in orange: left with the "
         "coordinates as they "
         "were given, right in the atlas. Outlines and holes should agree where both sections show tissue; one may "
@@ -304,14 +306,16 @@ def _making(result: Reconstruction, source: str) -> str:
         ]
         for step in card["steps"]
     ]
-    chosen = {k: v for k, v in card["options"].items() if v is not None}
+    chosen = {k: v for k, v in card["options"].items() if v is not None and k != "decisions"}
     options = ", ".join(f"{escape(str(k))} = {escape(str(v))}" for k, v in chosen.items())
     used = ", ".join(f"{escape(k)} {escape(v)}" for k, v in card["versions"].items())
     where = device_line()
     command = f"<pre>{escape(source)}</pre>" if source else ""
+    decided = hand.in_words(decisions_file.read(card["options"].get("decisions")))
+    by_hand = f"<p>Decided by hand:</p>{_list(decided)}" if decided else "<p>Nothing was decided by hand.</p>"
     return (
         _table(["step", "seconds", "of these compiling", "memory so far, MB"], rows)
-        + f"<p>Method <em>{escape(card['method'])}</em>, {escape(where)}. Options: {options}. Versions: "
+        + f"{by_hand}<p>Method <em>{escape(card['method'])}</em>, {escape(where)}. Options: {options}. Versions: "
         f"{used}.</p>{command}"
     )
 

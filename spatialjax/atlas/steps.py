@@ -13,8 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from typing import Any
 from spatialjax.atlas import records
 from spatialjax.atlas.files import atomically, folder_made, remove_temporaries
 from spatialjax.atlas.fingerprint import differences, mark_of
+from spatialjax.atlas.interrupted import remembered
 from spatialjax.atlas.watch import Watch
 from spatialjax.checks import InputError
 
@@ -75,7 +74,7 @@ class Store:
             refuse_another(found, self.fingerprint, where=self.folder)
         made = not self.folder.is_dir()
         folder_made(self.folder)
-        with _held(self.folder / _LOCK), _remembered_interrupt() as self._interrupted:
+        with _held(self.folder / _LOCK), remembered() as self._interrupted:
             self._fresh = not (resume and found is not None)
             try:
                 yield self
@@ -221,26 +220,6 @@ class Steps:
         if self._store is not None:
             self._store.save(name, result)
         return records.settled(result)
-
-
-@contextlib.contextmanager
-def _remembered_interrupt() -> Iterator[Callable[[], bool]]:
-    """Say whether Ctrl-C came, which acts at once as ever: compiled code that calls Python may lose the exception."""
-    before = signal.getsignal(signal.SIGINT)
-    if not callable(before) or threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    came: list[int] = []
-
-    def remember(number: int, frame: Any) -> None:
-        came.append(number)
-        before(number, frame)
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield lambda: bool(came)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ MAX_WHOLE_LABELS = 30
 #: Columns of ``obs`` that the page shows in another way.
 SHOWN_ELSEWHERE = ("slice", "original_name")
 
+#: Cells of each section that tell which coordinates the maps start from.
+_LANDMARKS = 20
 _NEEDED = ("sections", "placed", "component", "z_um", "um_per_unit")
 
 
@@ -47,7 +49,8 @@ def contents(
     layer
         Layer with the expression; ``X`` where left out.
     spatial_key
-        Where the given coordinates are, ``obsm[spatial_key]``, in the units of the files.
+        Where the given coordinates are, ``obsm[spatial_key]``, in the units of the files; where the maps of the atlas
+        do not start from these but from those of another key, that one is shown, see :func:`given_key`.
 
     Raises
     ------
@@ -60,7 +63,7 @@ def contents(
     order = np.argsort(number, kind="stable")
     count = np.bincount(number, minlength=len(names))
     placed, placed_origin = _centred(np.asarray(atlas.obsm["spatial3d"], np.float64)[order])
-    given = _given(atlas, facts, number, spatial_key)
+    given = _given(atlas, facts, number, given_key(atlas, prefer=spatial_key))
     columns, left_out = _columns(atlas, order)
     notes = _notes(atlas, facts, names, placed)
     if given is None:
@@ -89,6 +92,55 @@ def contents(
         "genes": _genes(atlas, order, genes=genes, max_genes=max_genes, max_megabytes=max_megabytes, layer=layer),
         "notes": notes,
     }
+
+
+def given_key(atlas: AnnData, *, prefer: str = "spatial") -> str | None:
+    """The key of ``obsm`` with the coordinates that the sections were given with.
+
+    They are those which the recorded maps (``uns['spatialjax']``) bring to ``obsm['spatial3d']``. Where no section is
+    placed, or the record holds no maps, nothing tells, and ``prefer`` is taken if it is there.
+
+    Parameters
+    ----------
+    atlas
+        A reconstruction's atlas.
+    prefer
+        The key that is taken where several or none of them fit.
+
+    Returns
+    -------
+    str or None
+        The key; None where the atlas does not hold the given coordinates.
+    """
+    keys = [key for key in (prefer, *atlas.obsm) if key in atlas.obsm and key not in ("spatial3d", "spatial3d_sd")]
+    rows, expected, maps = _landmarks(atlas)
+    if len(rows) == 0:
+        return prefer if prefer in keys else None
+    for key in keys:
+        values = atlas.obsm[key]
+        if not isinstance(values, np.ndarray) or values.ndim != 2 or values.shape[1] < 2:
+            continue
+        xy = np.asarray(values[rows, :2], np.float64)
+        found = np.einsum("nij,nj->ni", maps[0], xy) + maps[1]
+        if np.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(np.ptp(expected, axis=0).max() + 1.0)):
+            return key
+    return None
+
+
+def _landmarks(atlas: AnnData) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Some cells of each placed section: their rows, their places in the plane, and the map of each one's section."""
+    facts = atlas.uns.get("spatialjax", {})
+    empty = np.zeros((0, 2))
+    if not {"sections", "placed", "matrix_from_units", "shift_from_units"} <= set(facts):
+        return np.zeros(0, int), empty, (np.zeros((0, 2, 2)), empty)
+    owner = atlas.obs["slice"].astype(str).to_numpy()
+    placed = np.atleast_1d(np.asarray(facts["placed"], bool))
+    names = [str(name) for name in np.atleast_1d(facts["sections"])]
+    chosen = [np.flatnonzero(owner == name)[:_LANDMARKS] if placed[i] else [] for i, name in enumerate(names)]
+    rows = np.concatenate([np.asarray(c, int) for c in chosen])
+    section = np.repeat(np.arange(len(names)), [len(c) for c in chosen])
+    maps = (np.asarray(facts[name], np.float64)[section] for name in ("matrix_from_units", "shift_from_units"))
+    return rows, np.asarray(atlas.obsm["spatial3d"], np.float64)[rows, :2], tuple(maps)
 
 
 def _facts(atlas: AnnData) -> dict[str, np.ndarray]:
@@ -120,10 +172,10 @@ def _section_of_each_cell(atlas: AnnData, names: Sequence[str]) -> Int[np.ndarra
 
 
 def _given(
-    atlas: AnnData, facts: dict[str, np.ndarray], number: Int[np.ndarray, " n"], spatial_key: str
+    atlas: AnnData, facts: dict[str, np.ndarray], number: Int[np.ndarray, " n"], spatial_key: str | None
 ) -> Float[np.ndarray, "n 3"] | None:
     """Coordinates as they were given, in µm, each section at its height."""
-    if spatial_key not in atlas.obsm:
+    if spatial_key is None:
         return None
     unit = np.asarray(facts["um_per_unit"], np.float64)[number, None]
     height = np.nan_to_num(np.asarray(facts["z_um"], np.float64))[number, None]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spatialjax.atlas import decided
+from spatialjax.atlas import decided, stated
 from spatialjax.atlas.decisions_file import read, read_landmarks
-from spatialjax.atlas.hand import Decisions, Fix, Forbid, Landmark, Redo
+from spatialjax.atlas.hand import Decisions, Fix, Forbid, Landmark, Redo, in_words
 from spatialjax.atlas.pairs import PairPosterior, PairResult
 from spatialjax.checks import InputError
 from spatialjax.transforms import Affine, rigid
@@ -296,3 +296,103 @@ def test_too_few_landmarks_say_how_many_are_needed() -> None:
     one_side = Decisions(landmarks=two, forbid=(Forbid("A", mirrored=True),))
     decided.decide((), one_side, stack_of(), reflection="auto")
     decided.decide((), Decisions(landmarks=two), stack_of(), reflection="never")
+
+
+def loop_of(*, off: float = 0.0, turned: float = 0.0, mirrored: bool = False) -> Decisions:
+    """Three fixed pairs of which the last, stated the other way round, is off by so much (units of 2 µm, degrees)."""
+    one = rigid(np.radians(20.0), np.array([100.0, -30.0]))
+    two = rigid(np.radians(-65.0), np.array([40.0, 300.0]), True)
+    both = two.compose(one).inverse()
+    return Decisions(
+        fix=(
+            Fix("A", "B", 20.0, (50.0, -15.0), units="file"),
+            Fix("B", "C", -65.0, (40.0, 300.0), mirrored=True),
+            Fix(
+                *("C", "A", float(np.degrees(both.angle)) + turned, tuple(both.shift / 2 + [off, 0.0])),
+                mirrored=bool(both.mirrored) != mirrored,
+                units="file",
+            ),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"off": 150.0},
+            r"'C' on 'A', 'A' on 'B', 'B' on 'C'.*rotated by 0\.0° and its cells 300 µm off \(at most 200",
+        ),
+        ({"turned": 90.0}, r"'C' on 'A'.*rotated by 90\.0°"),
+        ({"mirrored": True}, r"'C' on 'A'.*comes back turned over"),
+    ],
+)
+def test_three_fixed_poses_that_do_not_close_are_refused(wrong: dict[str, Any], message: str) -> None:
+    """The three pairs are named, with the angle and the distance by which they miss; a small error passes."""
+    stated.refuse_contradictions(loop_of(), stack_of())
+    stated.refuse_contradictions(loop_of(off=60.0), stack_of())
+    with pytest.raises(InputError, match=message):
+        stated.refuse_contradictions(loop_of(**wrong), stack_of())
+
+
+def test_longer_loops_and_loops_over_the_anchor_must_close_too() -> None:
+    """Four sections in a ring; a section fixed in the frame of the anchor; a chain or two groups close nothing."""
+    ring = [Fix("A", "B"), Fix("B", "C"), Fix("C", "D"), Fix("D", "A", shift=(900.0, 0.0))]
+    four = stack_of(["A", "B", "C", "D"])
+    stated.refuse_contradictions(Decisions(fix=tuple(ring[:3])), four)
+    with pytest.raises(InputError, match=r"'D' on 'A', 'A' on 'B', 'B' on 'C', 'C' on 'D'.*900 µm off"):
+        stated.refuse_contradictions(Decisions(fix=tuple(ring)), four)
+    over_anchor = Decisions(fix=(Fix("B"), Fix("C"), Fix("B", "C", angle_deg=180.0)))
+    with pytest.raises(InputError, match=r"'B' on 'C', 'C' on 'A', 'A' on 'B'.*rotated by 180\.0°"):
+        stated.refuse_contradictions(over_anchor, stack_of(), anchor="A")
+
+
+@pytest.mark.parametrize(
+    ("forbid", "refused"),
+    [
+        (Forbid("B", mirrored=True), True),
+        (Forbid("B", mirrored=False), False),
+        (Forbid("C", mirrored=True), False),
+        (Forbid("A", "B", angle_deg=25.0), True),
+        (Forbid("A", "B", angle_deg=60.0), False),
+        (Forbid("A", "B", angle_deg=25.0, shift=(105.0, -40.0), shift_tolerance=20.0), True),
+        (Forbid("A", "B", angle_deg=25.0, shift=(105.0, -40.0), shift_tolerance=5.0), False),
+        (Forbid("B", "A", mirrored=True, angle_deg=20.0), True),
+    ],
+)
+def test_a_pose_that_is_fixed_and_forbidden_is_refused(forbid: Forbid, refused: bool) -> None:
+    """Whichever way round the pair is written; a forbidden pose elsewhere does not matter."""
+    decisions = Decisions(fix=(Fix("A", "B", 20.0, (100.0, -30.0), mirrored=True),), forbid=(forbid,))
+    if not refused:
+        stated.refuse_contradictions(decisions, stack_of())
+        return
+    with pytest.raises(InputError, match="'A' on 'B' is one of those forbidden for"):
+        stated.refuse_contradictions(decisions, stack_of())
+
+
+def test_decisions_are_told_in_words() -> None:
+    """One sentence each, with names, numbers and units; the record that a run keeps gives the same."""
+    decisions = Decisions(
+        exclude=("E",),
+        fix=(Fix("A", "B", 12.0, (350.0, -40.5), mirrored=True), Fix("C", units="file")),
+        forbid=(
+            Forbid("B", mirrored=True),
+            Forbid("A", "C", mirrored=False, angle_deg=180.0, shift=(1.0, 2.0), shift_tolerance=30.0),
+        ),
+        landmarks=(*marks(rigid(np.float64(0.0), np.zeros(2))), Landmark("C", "A", 0, 0, 0, 0)),
+        redo=(Redo("B", "C", method="paste", seed=3),),
+    )
+    expected = [
+        "Section 'E' is left out.",
+        "Poses that turn over are forbidden for every pair of 'B'.",
+        "Poses not turned over and rotated by 180° ± 15°, shifted by (1, 2) ± 30 µm are forbidden for 'A' on 'C'.",
+        "4 landmarks between 'A' and 'B'.",
+        "1 landmark between 'A' and 'C'.",
+        "'B' on 'C' is aligned anew by method 'paste' with seed 3.",
+        "The pose of 'A' on 'B' is fixed: turned over, then rotated by 12°, shifted by (350, -40.5) µm.",
+        "The pose of 'C' in the frame of the anchor is fixed: rotated by 0°, shifted by (0, 0) units of the target's "
+        "file.",
+    ]
+    assert in_words(decisions) == expected
+    assert in_words(read(json.loads(json.dumps(asdict(decisions))))) == expected
+    assert in_words(Decisions()) == []

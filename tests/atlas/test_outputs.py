@@ -158,3 +158,43 @@ def test_groups_without_a_common_frame_are_an_alert(reconstruction: Any) -> None
     page = report.page(dataclasses.replace(reconstruction, transforms=transforms))
     assert "Groups that nothing joins" in page
     assert "Every section is placed" not in page
+
+
+@pytest.mark.parametrize("decoy", [False, True])
+def test_given_coordinates_under_another_key_are_shown(reconstruction: Any, decoy: bool) -> None:
+    """Report and viewer find the coordinates that the maps start from, beside other ones under the usual key too."""
+    import dataclasses
+
+    from spatialjax.atlas import report
+    from spatialjax.viewer.contents import contents, given_key
+
+    atlas = reconstruction.atlas.copy()
+    expected = contents(atlas)["given"]
+    atlas.obsm["place"] = atlas.obsm.pop("spatial")
+    if decoy:
+        atlas.obsm["spatial"] = atlas.obsm["place"] * 3.0 + 5.0
+    assert given_key(atlas) == "place" and given_key(reconstruction.atlas) == "spatial"
+    assert contents(atlas)["given"] == expected
+    page = report.page(dataclasses.replace(reconstruction, atlas=atlas)) if decoy else ""
+    assert not decoy or 'alt="Successive sections as given and as placed"' in page
+    del atlas.obsm["place"]
+    assert given_key(atlas) is None and contents(atlas)["given"] is None
+
+
+def test_the_report_tells_decisions_in_words(folder: Path, reconstruction: Any) -> None:
+    """Sentences instead of the raw option; a run without decisions says that there were none."""
+    import dataclasses
+
+    from spatialjax.atlas import report
+    from spatialjax.atlas.hand import Decisions, Fix
+
+    assert "Nothing was decided by hand." in (folder / "report.html").read_text(encoding="utf-8")
+    atlas = reconstruction.atlas.copy()
+    record = dict(atlas.uns["spatialjax"])
+    decided = Decisions(exclude=("<i>E</i>",), fix=(Fix("C", "A 1/left", 12.0),))
+    record["options"] = json.dumps(json.loads(record["options"]) | {"decisions": dataclasses.asdict(decided)})
+    atlas.uns["spatialjax"] = record
+    page = report.page(dataclasses.replace(reconstruction, atlas=atlas))
+    assert "Section &#x27;&lt;i&gt;E&lt;/i&gt;&#x27; is left out." in page
+    assert "is fixed: rotated by 12°, shifted by (0, 0) µm." in page
+    assert "angle_deg" not in page and "decisions =" not in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anndata
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 
 import spatialjax as sj
+from spatialjax.atlas.adding import joined
+from spatialjax.atlas.register import _nearest, _next_to
 from spatialjax.checks import InputError
+from spatialjax.viewer.contents import given_key
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,46 @@ def test_the_new_cells_get_domains_and_a_record(added: Any) -> None:
     assert json.loads(record["options"])["added"] == [{"name": "new", "placed": True}]
 
 
+def test_the_section_is_coupled_to_its_neighbours(added: Any, reconstruction: Any, further: Any) -> None:
+    """Soft matches with the section below and the one above, lower one first, rows in the order of the cells."""
+    _, found = added
+    assert list(found.couplings) == [("A 1/left", "new"), ("new", "<b>B</b> $2")]
+    atlas = reconstruction.atlas
+    places = {n: atlas.obsm["spatial3d"][(atlas.obs["slice"] == n).to_numpy(), :2] for n in reconstruction.transforms}
+    places["new"] = found.section.obsm["spatial3d"][:, :2]
+    for (lower, upper), matches in found.couplings.items():
+        assert matches.shape == (len(places[lower]), len(places[upper]))
+        used = np.diff(matches.indptr) > 0
+        np.testing.assert_allclose(np.asarray(matches.sum(1)).ravel()[used], 1.0)
+        apart = np.linalg.norm(places[lower][used] - (matches @ places[upper])[used], axis=1)
+        assert used.mean() > 0.8 and np.median(apart) < 60.0
+    labels = sj.tl.transfer_labels(
+        added[0], "layer", source="A 1/left", target="new", couplings=dict(found.couplings)
+    ).table["label"]
+    assert (labels.astype(str).to_numpy() == further.obs["layer"].astype(str).to_numpy()).mean() > 0.8
+    turned = {("new", "A 1/left"): found.couplings["A 1/left", "new"][:50]}
+    with pytest.raises(InputError, match="120 rows and 120 columns"):
+        sj.tl.transfer_labels(added[0], "layer", source="A 1/left", target="new", couplings=turned)
+
+
+def test_the_neighbours_on_both_sides_are_always_compared() -> None:
+    """Four sections below lie nearer than the one above, which must be among the four all the same."""
+    sections = [SimpleNamespace(name=str(z), z=float(z)) for z in (0, 10, 20, 30, 40, 500)]
+    assert [s.z for s in _nearest(sections, 45.0)] == [40.0, 30.0, 20.0, 500.0]
+    assert [s.z for s in _nearest(sections, -5.0)] == [0.0, 10.0, 20.0, 30.0]
+    assert _next_to(15.0, (20.0, 10.0, 30.0, 0.0)) == [1, 0]
+    assert _next_to(10.0, (20.0, 10.0, 30.0, 0.0)) == [1] and _next_to(99.0, (20.0, 10.0)) == [0]
+
+
+def test_given_coordinates_stand_under_the_key_of_the_atlas(added: Any, reconstruction: Any, further: Any) -> None:
+    """The atlas has them under another key than the section: all are there, and the maps still start from them."""
+    atlas = reconstruction.atlas.copy()
+    atlas.obsm["place"] = atlas.obsm.pop("spatial")
+    larger = joined(atlas, added[1])
+    np.testing.assert_array_equal(larger.obsm["place"][-further.n_obs :], further.obsm["spatial"])
+    assert given_key(larger) == "place"
+
+
 def test_an_atlas_from_a_file_takes_a_section_and_can_be_written(
     added: Any, reconstruction: Any, further: Any, tmp_path: Path
 ) -> None:
@@ -93,6 +137,7 @@ def test_a_section_without_evidence_is_not_placed(reconstruction: Any, further: 
     scrambled.X = further.X[np.random.default_rng(0).permutation(further.n_obs)]
     found = sj.tl.register(scrambled, reconstruction, z=10.0, units=0.5)
     assert not found.placed and np.isnan(found.section.obsm["spatial3d"]).all()
+    assert found.couplings == {}
     assert np.isnan(found.section.obs["overlap"]).all() and "No evidence places 'new'" in found.messages[-1]
     atlas, _ = sj.tl.add_section(reconstruction, scrambled, z=10.0, name="new", units=0.5)
     own = (atlas.obs["slice"] == "new").to_numpy()
