@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from spatialjax.transforms import Affine
 
@@ -29,7 +29,10 @@ class Alignment:
     error
         Largest marginal error of the plan in units of total mass; 0 where there is no plan.
     converged
-        Whether the method met its own stopping rule.
+        Whether the method met its own stopping rule, and the plan did not collapse.
+    collapsed
+        Whether the plan is, for all purposes, the product of its marginals, so that its pose says nothing; False where
+        there is no plan.
     """
 
     poses: Affine
@@ -39,6 +42,7 @@ class Alignment:
     objective: Float[Array, ""]
     error: Float[Array, ""]
     converged: Bool[Array, ""]
+    collapsed: Bool[Array, ""] | bool = False
 
     @property
     def transform(self) -> Affine:
@@ -62,8 +66,82 @@ class Embedding:
     converged: Bool[Array, ""]
 
 
+@struct.dataclass
+class Domains:
+    """Regions of a tissue.
+
+    Attributes
+    ----------
+    probability
+        (n, K) share of each domain in each spot, each row sums to 1; 0 on padding.
+    embedding
+        (n, p) features that the domains were found in, 0 on padding; None where there are none.
+    converged
+        Whether the method met its own stopping rule.
+    """
+
+    probability: Float[Array, "n k"]
+    embedding: Float[Array, "n p"] | None
+    converged: Bool[Array, ""]
+
+    @property
+    def labels(self) -> Int[Array, "n"]:
+        """The domain with the largest share."""
+        return self.probability.argmax(-1)
+
+    @property
+    def confidence(self) -> Float[Array, "n"]:
+        """Share of that domain."""
+        return self.probability.max(-1)
+
+
+@struct.dataclass
+class CenterSlice:
+    """One section that stands for several.
+
+    Attributes
+    ----------
+    features
+        Expression of its spots, ``left @ right``; 0 on padding.
+    left, right
+        Factors of the expression: how much of each part a spot has, and what the parts are.
+    xy
+        Coordinates of its spots (µm): those of the reference section.
+    plans
+        Transport plan from it to each section, padded like the sections.
+    poses
+        Map of each section into its frame, µm, along a leading axis.
+    residuals
+        Root mean squared distance of matched places of each section, µm.
+    objective
+        Weighted sum of the fused Gromov–Wasserstein objectives of the plans.
+    error
+        Largest marginal error of a plan.
+    converged
+        Whether the objective settled and no plan collapsed.
+    collapsed
+        Whether each plan is, for all purposes, the product of its marginals.
+    """
+
+    features: Float[Array, "n g"]
+    left: Float[Array, "n r"]
+    right: Float[Array, "r g"]
+    xy: Float[Array, "n 2"]
+    plans: tuple[Float[Array, "n m"], ...]
+    poses: Affine
+    residuals: Float[Array, " q"]
+    objective: Float[Array, ""]
+    error: Float[Array, ""]
+    converged: Bool[Array, ""]
+    collapsed: Bool[Array, " q"]
+
+
 #: Names of the fields of each result that have the spots first, and are cropped to the real spots on the host.
-PER_SPOT: dict[type, tuple[str, ...]] = {Alignment: ("overlap",), Embedding: ("values",)}
+PER_SPOT: dict[type, tuple[str, ...]] = {
+    Alignment: ("overlap",),
+    Embedding: ("values",),
+    Domains: ("probability", "embedding"),
+}
 
 
 def crop(result: Any, size: int) -> Any:
@@ -77,4 +155,5 @@ def crop(result: Any, size: int) -> Any:
     if type(result) not in PER_SPOT:
         known = ", ".join(sorted(kind.__name__ for kind in PER_SPOT))
         raise TypeError(f"Expected one of the results {known}, found {type(result).__name__}: add it to PER_SPOT.")
-    return result.replace(**{name: getattr(result, name)[:size] for name in PER_SPOT[type(result)]})
+    fields = {name: getattr(result, name) for name in PER_SPOT[type(result)]}
+    return result.replace(**{name: value[:size] for name, value in fields.items() if value is not None})

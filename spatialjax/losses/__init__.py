@@ -1,0 +1,45 @@
+"""Losses: each gives a sum and a weight, and does not see spots of weight 0."""
+
+from spatialjax.losses.assignment import (
+    assignment_kl,
+    balanced_assignment,
+    cross_entropy,
+    sharpened,
+    student_t,
+    swapped_assignment,
+)
+from spatialjax.losses.contrast import barlow, info_nce, local_infomax, triplet
+from spatialjax.losses.counts import negative_binomial, zero_inflated_negative_binomial
+from spatialjax.losses.discrepancy import mmd
+from spatialjax.losses.edges import Pairs, edge_cross_entropy, sampled_pairs, smoothness
+from spatialjax.losses.reconstruction import gaussian_kl, log_cosine, mse, scaled_cosine, tied_reconstruction
+from spatialjax.losses.spots import Loss, Weight, of_all, over_spots
+
+__all__ = [
+    "Loss",
+    "Weight",
+    "Pairs",
+    "assignment_kl",
+    "balanced_assignment",
+    "barlow",
+    "cross_entropy",
+    "edge_cross_entropy",
+    "gaussian_kl",
+    "info_nce",
+    "local_infomax",
+    "log_cosine",
+    "mmd",
+    "mse",
+    "negative_binomial",
+    "of_all",
+    "over_spots",
+    "sampled_pairs",
+    "scaled_cosine",
+    "sharpened",
+    "smoothness",
+    "student_t",
+    "swapped_assignment",
+    "tied_reconstruction",
+    "triplet",
+    "zero_inflated_negative_binomial",
+]
