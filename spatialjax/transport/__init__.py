@@ -7,15 +7,15 @@ from spatialjax.transport.center import (
     first_factors,
     mapped_values,
 )
-from spatialjax.transport.collapse import GuardedCoupling, information, is_collapsed
+from spatialjax.transport.collapse import GuardedCoupling, host_collapsed, information, is_collapsed, plan_collapsed
 from spatialjax.transport.costs import Factored, euclidean, mean_cost, squared_distances, squared_euclidean
-from spatialjax.transport.exact import ExactFused, ExactPlan, conditional_gradient, exact_transport
+from spatialjax.transport.exact import ExactPlan, exact_partial_transport, exact_transport
 from spatialjax.transport.exact_center import ExactCenter, exact_center
-from spatialjax.transport.exact_partial import exact_partial_transport, partial_conditional_gradient
+from spatialjax.transport.exact_fused import ExactFused, conditional_gradient
 from spatialjax.transport.fused import fused_gromov_wasserstein
 from spatialjax.transport.gromov import FusedProblem, fused_problem, gradient, objective
 from spatialjax.transport.low_rank import LowRankCoupling, LowRankProblem, low_rank_fused_gromov_wasserstein
-from spatialjax.transport.overlap import OverlapProblem, edge_inconsistency, partial_with_overlap
+from spatialjax.transport.overlap import EDGES, OverlapProblem, OverlapRule, edge_inconsistency, partial_with_overlap
 from spatialjax.transport.partial import PartialProblem, partial_fused_gromov_wasserstein
 from spatialjax.transport.sections import (
     deviance_components,
@@ -30,6 +30,7 @@ from spatialjax.transport.sinkhorn import Coupling, marginal_error, rounded, sin
 __all__ = [
     "CenterProblem",
     "Coupling",
+    "EDGES",
     "ExactCenter",
     "ExactFused",
     "ExactPlan",
@@ -39,6 +40,7 @@ __all__ = [
     "LowRankCoupling",
     "LowRankProblem",
     "OverlapProblem",
+    "OverlapRule",
     "PartialProblem",
     "center_of_sections",
     "conditional_gradient",
@@ -55,6 +57,7 @@ __all__ = [
     "fused_problem",
     "fused_gromov_wasserstein",
     "gradient",
+    "host_collapsed",
     "information",
     "is_collapsed",
     "low_rank_fused_gromov_wasserstein",
@@ -62,10 +65,10 @@ __all__ = [
     "marginal_error",
     "mean_cost",
     "objective",
-    "partial_conditional_gradient",
     "partial_fused_gromov_wasserstein",
     "partial_with_overlap",
     "pitch",
+    "plan_collapsed",
     "real_spots",
     "rounded",
     "scattered",

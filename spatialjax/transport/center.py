@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float
 from scipy.sparse.linalg import svds
 
 from spatialjax.algorithm.core import Algorithm
-from spatialjax.transport.collapse import information, is_collapsed
+from spatialjax.transport.collapse import plan_collapsed
 from spatialjax.transport.costs import Cost, squared_distances
 from spatialjax.transport.fused import State, fused_gromov_wasserstein
-from spatialjax.transport.gromov import FusedProblem, gradient, objective
+from spatialjax.transport.gromov import FusedProblem, gradient
 from spatialjax.transport.sections import row_divergence
 from spatialjax.transport.sinkhorn import support
 
@@ -88,6 +88,8 @@ class CenterCoupling:
         Largest marginal error of a plan before it was moved to exact marginals.
     converged
         Whether the stopping rule was met and no plan collapsed.
+    collapsed
+        Whether each plan is no more than the product of its marginals.
     """
 
     left: Float[Array, "n r"]
@@ -96,6 +98,7 @@ class CenterCoupling:
     objective: Float[Array, ""]
     error: Float[Array, ""]
     converged: Bool[Array, ""]
+    collapsed: Bool[Array, " q"]
 
 
 @cache
@@ -155,14 +158,20 @@ def center_of_sections(
     def readout(key: Any, state: CenterState, data: CenterProblem) -> CenterCoupling:
         problems = _problems(data, state.left, state.right, kind=kind)
         runs = [solver.readout(key, each, problem) for each, problem in zip(state.solvers, problems, strict=True)]
-        collapsed = [_collapsed(run.plan, run.objective, problem) for run, problem in zip(runs, problems, strict=True)]
+        collapsed = jnp.stack(
+            [
+                plan_collapsed(run.plan, problem, objective=run.objective)
+                for run, problem in zip(runs, problems, strict=True)
+            ]
+        )
         return CenterCoupling(
             left=state.left,
             right=state.right,
             plans=tuple(run.plan for run in runs),
             objective=_total(data, [run.objective for run in runs]),
             error=jnp.max(jnp.stack([run.error for run in runs])),
-            converged=state.done & ~jnp.any(jnp.stack(collapsed)),
+            converged=state.done & ~jnp.any(collapsed),
+            collapsed=collapsed,
         )
 
     return Algorithm(init, step, readout)
@@ -253,9 +262,3 @@ def _problems(data: CenterProblem, left: Any, right: Any, *, kind: str) -> list[
 
 def _total(data: CenterProblem, parts: Any) -> Float[Array, ""]:
     return jnp.sum(data.weights * jnp.stack(parts))
-
-
-def _collapsed(plan: Any, value: Any, problem: FusedProblem) -> Bool[Array, ""]:
-    spots = jnp.minimum(jnp.sum(problem.a > 0), jnp.sum(problem.b > 0)).astype(plan.dtype)
-    product = objective(problem, problem.a[:, None] * problem.b[None, :])
-    return is_collapsed(information(plan), most=jnp.log(spots), objective=value, product=product)

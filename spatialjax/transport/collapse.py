@@ -6,10 +6,14 @@ is told by its mutual information, and by an objective that is no better than th
 
 from __future__ import annotations
 
+import warnings
+
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
+from spatialjax.transport.gromov import FusedProblem, independent
 from spatialjax.transport.sinkhorn import Coupling
 
 #: Share of the largest possible information below which a plan counts as collapsed.
@@ -67,6 +71,55 @@ def is_collapsed(
         What was minimised, at the plan and at the product of its marginals.
     """
     return (found < LEAST_INFORMATION * most) | (objective >= product - LEAST_GAIN * jnp.abs(product))
+
+
+def plan_collapsed(
+    plan: Float[Array, "n m"],
+    problem: FusedProblem,
+    *,
+    objective: Float[Array, ""] | float,
+    share: Float[Array, ""] | float = 1.0,
+) -> Bool[Array, ""]:
+    """Whether a plan of a fused problem is no more than the product of its marginals.
+
+    Parameters
+    ----------
+    plan
+        A plan of mass ``share``, on the device or on the host.
+    problem
+        Its problem, on the device or on the host.
+    objective
+        Value of the plan.
+    share
+        Mass that is matched.
+    """
+    a, b, alpha = problem.a, problem.b, problem.alpha
+    spots = jnp.minimum(jnp.sum(a > 0), jnp.sum(b > 0)).astype(jnp.float32)
+    quadratic = independent(problem.source, problem.target, a=a, b=b)
+    product = share * (1 - alpha) * (a @ problem.linear @ b) + alpha * share**2 * quadratic
+    found = information(jnp.asarray(plan, jnp.float32))
+    return is_collapsed(found, most=jnp.log(spots), objective=objective, product=product)
+
+
+def host_collapsed(
+    plan: Float[np.ndarray, "n m"], problem: FusedProblem, *, objective: float, share: float = 1.0
+) -> np.bool_:
+    """``plan_collapsed`` of a finished plan on the host.
+
+    Warns
+    -----
+    RuntimeWarning
+        If it is.
+    """
+    collapsed = np.bool_(plan_collapsed(plan, problem, objective=objective, share=share))
+    if collapsed:
+        warnings.warn(
+            "The plan is no better than the product of its marginals: do not use its pose. Try other features, a "
+            "larger alpha, or another method.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return collapsed
 
 
 def _entropy(values: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from spatialjax.transport.center import Kind, factor_update, mapped_values
-from spatialjax.transport.exact import conditional_gradient
+from spatialjax.transport.collapse import host_collapsed
+from spatialjax.transport.exact_fused import conditional_gradient
+from spatialjax.transport.gromov import FusedProblem
 from spatialjax.transport.sections import expression_cost
 
 _UPDATES = 200
@@ -31,6 +33,8 @@ class ExactCenter(NamedTuple):
         Rounds taken.
     converged
         Whether the objective settled before the budget ended.
+    collapsed
+        Whether each plan is no more than the product of its marginals.
     """
 
     plans: list[Float[np.ndarray, "n m"]]
@@ -39,6 +43,7 @@ class ExactCenter(NamedTuple):
     objective: float
     rounds: int
     converged: bool
+    collapsed: tuple[bool, ...]
 
 
 def exact_center(
@@ -86,23 +91,21 @@ def exact_center(
     found, objective, rounds, converged = list(plans), np.inf, 0, False
     while rounds < max_rounds and not converged:
         rounds += 1
-        runs = [
-            conditional_gradient(
-                expression_cost(left @ right, x, kind=kind),
-                costs[reference],
-                inner,
-                a=masses[reference],
-                b=b,
-                alpha=alpha,
-                start=start,
-            )
-            for x, inner, b, start in zip(values, costs, masses, found, strict=True)
+        linears = [expression_cost(left @ right, x, kind=kind) for x in values]
+        problems = [
+            FusedProblem(linear, costs[reference], inner, masses[reference], b, alpha)
+            for linear, inner, b in zip(linears, costs, masses, strict=True)
         ]
+        runs = [conditional_gradient(**vars(each), start=start) for each, start in zip(problems, found, strict=True)]
         found = [run.plan.toarray() for run in runs]
         left, right = fitted_factors(mapped_values(found, values, weights), left, right, kind=kind)
         before, objective = objective, float(np.dot(weights, [run.objective for run in runs]))
         converged = abs(before - objective) <= tolerance
-    return ExactCenter(found, left, right, objective, rounds, converged)
+    collapsed = tuple(
+        bool(host_collapsed(plan, problem, objective=run.objective))
+        for plan, problem, run in zip(found, problems, runs, strict=True)
+    )
+    return ExactCenter(found, left, right, objective, rounds, converged, collapsed)
 
 
 def fitted_factors(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from spatialjax.transport.gromov import FusedProblem
 from spatialjax.transport.partial import PartialProblem, PartialState, partial_fused_gromov_wasserstein
 
 #: Shares that the published rule tries.
-SHARES = (0.99, *(0.05 * number for number in range(19, 0, -1)))
+PUBLISHED_SHARES = (0.99, *(0.05 * number for number in range(19, 0, -1)))
 _DIRECTIONS = 64
 
 
@@ -33,6 +34,8 @@ class OverlapProblem:
         Coordinates of the spots of each section, any unit.
     source_edges, target_edges
         Neighbour tables of the spots; an edge counts by its weight.
+    pitch
+        Distance of neighbouring spots, in the unit of the coordinates.
     """
 
     fused: FusedProblem
@@ -40,6 +43,7 @@ class OverlapProblem:
     target: Float[Array, "m 2"]
     source_edges: Neighbors
     target_edges: Neighbors
+    pitch: Float[Array, ""]
 
 
 @struct.dataclass
@@ -53,7 +57,7 @@ class OverlapState:
     trial
         Position of its share among those tried; their number once the share is chosen.
     scores
-        Edge inconsistency of the source and of the target at each share; -inf where not yet tried.
+        What the rule noted at each share; -inf where not yet tried.
     share
         Share of the present problem.
     """
@@ -64,30 +68,65 @@ class OverlapState:
     share: Float[Array, ""]
 
 
+class OverlapRule(NamedTuple):
+    """How the overlap is told from partial plans of several shares.
+
+    Attributes
+    ----------
+    measure
+        ``(plan, data) -> (2,)``: what is noted of the plan of one share.
+    estimate
+        ``(shares, notes) -> overlap`` of the (k,) shares and the (2, k) notes; in (0, 1].
+    shares
+        What is tried, each in (0, 1), from the largest to the smallest.
+    """
+
+    measure: Callable[[Any, OverlapProblem], Any]
+    estimate: Callable[[Any, Any], Any]
+    shares: tuple[float, ...]
+
+
+def inconsistencies(plan: Float[Array, "n m"], data: OverlapProblem) -> Float[Array, "2"]:
+    """Edge inconsistency of matched and unmatched spots in the source and in the target; -inf without an edge."""
+    fused = data.fused
+    return jnp.stack(
+        [
+            edge_inconsistency(plan.sum(1) > 0.5 * fused.a, fused.a > 0, xy=data.source, edges=data.source_edges),
+            edge_inconsistency(plan.sum(0) > 0.5 * fused.b, fused.b > 0, xy=data.target, edges=data.target_edges),
+        ]
+    )
+
+
+def estimate(shares: Float[Array, " k"], scores: Float[Array, "2 k"]) -> Float[Array, ""]:
+    """The overlap that the inconsistencies of the two sections at each share speak for."""
+    return jnp.minimum(2 * jnp.min(shares[jnp.argmax(scores, axis=1)]), 1)
+
+
+#: The published rule. As long as the share is below the overlap, unmatched spots are scattered among the matched ones;
+#: the edge inconsistency (share of the edges inside the hull of the matched spots that join the two kinds) should be
+#: largest near half of the overlap. The hull of a few matched spots is so small that it may be larger there by chance.
+EDGES = OverlapRule(inconsistencies, estimate, PUBLISHED_SHARES)
+
+
 @cache
 def partial_with_overlap(
     *,
     overlap: float | None = None,
-    shares: tuple[float, ...] = SHARES,
+    rule: OverlapRule = EDGES,
     budget: int = 40,
     search: Algorithm | None = None,
     solver: Algorithm | None = None,
 ) -> Algorithm:
     r"""Partial fused Gromov–Wasserstein of a given overlap, or of one that is estimated first.
 
-    For each share ``s`` the partial problem is solved and its spots are split into matched and unmatched ones. As long
-    as ``s`` is below the overlap, unmatched spots are scattered among the matched ones; the edge inconsistency (share
-    of the edges inside the hull of the matched spots that join the two kinds) is largest near half of the overlap, so
-    that the estimate is :math:`\min(2 \min(\arg\max_s I_\text{source}, \arg\max_s I_\text{target}), 1)`.
-
     Parameters
     ----------
     overlap
         Share of the mass that is matched, in (0, 1]; None to estimate it.
-    shares
-        What the estimate tries, each in (0, 1), from the largest to the smallest: the larger one wins a tie.
+    rule
+        How: what is tried, noted and concluded.
     budget
-        Largest number of outer iterations for each of them.
+        Largest number of outer iterations for each share that is tried.
     search, solver
         Solvers of ``PartialProblem`` for the estimate and for the result; a coarse and the default one where left out.
 
@@ -104,13 +143,14 @@ def partial_with_overlap(
 
     References
     ----------
-    Liu, Zeira, Raphael (2023), Genome Research 33, "Model selection".
+    Liu, Zeira, Raphael (2023), Genome Research 33, "Model selection", for ``EDGES``:
+    :math:`\min(2 \min(\arg\max_s I_\text{source}, \arg\max_s I_\text{target}), 1)` of the edge inconsistencies.
     """
     if overlap is not None and not 0 < overlap <= 1:
         raise ValueError(f"Expected an overlap in (0, 1] or None, found {overlap}.")
-    tried = shares if overlap is None else ()
+    tried = rule.shares if overlap is None else ()
     if overlap is None and not (tried and all(0 < share < 1 for share in tried)):
-        raise ValueError(f"Expected shares to try in (0, 1), found {shares}.")
+        raise ValueError(f"Expected shares to try in (0, 1), found {tried}.")
     search = search or partial_fused_gromov_wasserstein(decay=0.6, kernel_iterations=10, tolerance=1e-2)
     solver = solver or partial_fused_gromov_wasserstein()
     first = tried[0] if tried else overlap
@@ -139,10 +179,10 @@ def partial_with_overlap(
 
     def following(state: OverlapState, data: OverlapProblem) -> OverlapState:
         known = jnp.asarray(tried, state.share.dtype)
-        found = inconsistencies(jnp.exp(state.partial.log_plan[:-1, :-1]), data)
+        found = rule.measure(jnp.exp(state.partial.log_plan[:-1, :-1]), data)
         scores = state.scores.at[:, state.trial].set(found)
         trial = state.trial + 1
-        share = jnp.where(trial < len(tried), known[jnp.minimum(trial, len(tried) - 1)], estimate(known, scores))
+        share = jnp.where(trial < len(tried), known[jnp.minimum(trial, len(tried) - 1)], rule.estimate(known, scores))
         partial = solver.init(None, PartialProblem(data.fused, share))
         return OverlapState(partial, trial, scores, share)
 
@@ -151,17 +191,6 @@ def partial_with_overlap(
         return result.replace(converged=result.converged & (state.trial == len(tried)))
 
     return Algorithm(init, step, readout)
-
-
-def inconsistencies(plan: Float[Array, "n m"], data: OverlapProblem) -> Float[Array, "2"]:
-    """Edge inconsistency of matched and unmatched spots in the source and in the target; -inf without an edge."""
-    fused = data.fused
-    return jnp.stack(
-        [
-            edge_inconsistency(plan.sum(1) > 0.5 * fused.a, fused.a > 0, xy=data.source, edges=data.source_edges),
-            edge_inconsistency(plan.sum(0) > 0.5 * fused.b, fused.b > 0, xy=data.target, edges=data.target_edges),
-        ]
-    )
 
 
 def edge_inconsistency(
@@ -189,8 +218,3 @@ def edge_inconsistency(
     differ = matched[:, None] != matched[edges.index]
     total = weight.sum()
     return jnp.where(total > 0, jnp.sum(weight * differ) / jnp.where(total > 0, total, 1), -jnp.inf)
-
-
-def estimate(shares: Float[Array, " k"], scores: Float[Array, "2 k"]) -> Float[Array, ""]:
-    """The overlap that the inconsistencies of the two sections at each share speak for."""
-    return jnp.minimum(2 * jnp.min(shares[jnp.argmax(scores, axis=1)]), 1)

@@ -10,7 +10,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from spatialjax.algorithm.core import Algorithm
-from spatialjax.transport.collapse import GuardedCoupling, information, is_collapsed
+from spatialjax.transport.collapse import GuardedCoupling, information, plan_collapsed
 from spatialjax.transport.gromov import FusedProblem, gradient, objective
 from spatialjax.transport.sinkhorn import FORBIDDEN, Scalings, marginal_error, scale, support
 
@@ -172,9 +172,7 @@ def guarded(
         What the solver says; ``converged`` becomes False where the plan collapsed.
     """
     value, found = objective(data.fused, plan), information(plan)
-    spots = jnp.minimum(jnp.sum(data.fused.a > 0), jnp.sum(data.fused.b > 0)).astype(plan.dtype)
-    product = objective(data.fused, data.share * data.fused.a[:, None] * data.fused.b[None, :])
-    collapsed = is_collapsed(found, most=jnp.log(spots), objective=value, product=product)
+    collapsed = plan_collapsed(plan, data.fused, objective=value, share=data.share)
     return GuardedCoupling(plan, value, error, converged & ~collapsed, found, collapsed)
 
 

@@ -96,6 +96,16 @@ def test_units_do_not_matter_by_default() -> None:
     np.testing.assert_allclose(one.evidence * 128.0, other.evidence, rtol=1e-4)
 
 
+def test_a_plan_that_says_nothing_is_told() -> None:
+    """Spots that are all alike, weighed by expression alone: collapsed, not converged, warned of; others are not."""
+    counts, points, _ = sections(0)
+    with pytest.warns(RuntimeWarning, match="no better than the product"):
+        found = align([pair([np.ones_like(x) for x in counts], points)], alpha=0.0)[0]
+    assert bool(found.collapsed) and not bool(found.converged)
+    for exact in (True, False):
+        assert not bool(align([pair(counts, points)], exact=exact)[0].collapsed)
+
+
 def test_the_euclidean_dissimilarity_takes_any_features() -> None:
     """Negative features are fine with ``"euclidean"`` and told with ``"kl"``; options are checked."""
     counts, points, _ = sections(0)

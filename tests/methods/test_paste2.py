@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import ot
 import pytest
 from scipy.spatial.distance import cdist
 
-from spatialjax.methods.alignment.paste2 import CARD, paste2
+from spatialjax.methods.alignment.paste2 import CARD, _told, paste2
 from spatialjax.methods.card import run
 from spatialjax.slices import Slice, make_slice
 from spatialjax.transforms import rigid
@@ -99,6 +100,27 @@ def test_the_overlap_is_estimated_where_it_is_not_given() -> None:
     assert np.median(np.linalg.norm(moved - truth(points[0]), axis=1)) < 0.75
 
 
+def test_the_pose_rule_tells_parts_from_wholes() -> None:
+    """Two opposite parts of a tissue share less than the whole does; both estimates are near what is true."""
+    counts, points, _ = parts(2, kept=1.0)
+    grid, shares = np.stack(np.divmod(np.arange(80), 10), 1)[:, 1], []
+    for low, high in ((0, 10), (3, 7)):
+        keep = grid < high, grid >= low
+        found = align(*([each[where] for each, where in zip(both, keep, strict=True)] for both in (counts, points)))
+        shares.append(float(np.asarray(found.plan).sum()))
+        assert bool(found.converged) and not bool(found.collapsed)
+    assert shares[0] > 0.9 and 0.4 < shares[1] < 0.8, "truth: 1 and 4 columns of 7"
+
+
+def test_a_small_estimate_is_warned_of() -> None:
+    """Below a quarter a warning comes with the share that was found; above it none."""
+    with pytest.warns(RuntimeWarning, match="estimated at 12% only"):
+        assert _told(0.12) == 0.12
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _told(0.6) == 0.6
+
+
 def test_one_unit_of_length_for_both_sections() -> None:
     """Scaled by one extent, a part and the whole agree better than scaled each by its own, whatever the units."""
     counts, points, _ = parts(3)
@@ -116,7 +138,7 @@ def test_a_plan_that_says_nothing_is_told() -> None:
     alike = [np.ones_like(x) for x in counts]
     with pytest.warns(RuntimeWarning, match="no better than the product"):
         found = align(alike, points, overlap=0.6, alpha=0.0, dissimilarity="kl")
-    assert not bool(found.converged)
+    assert not bool(found.converged) and bool(found.collapsed)
 
 
 def test_padding_changes_nothing() -> None:
@@ -147,7 +169,13 @@ def test_deviance_components_are_those_of_the_definition() -> None:
 def test_options_and_input_are_checked() -> None:
     """One message each: the options, genes that differ, negative values."""
     counts, points, _ = parts(0)
-    for options in ({"alpha": 1.5}, {"dissimilarity": "cosine"}, {"scaling": "none"}, {"overlap": 0.0}):
+    for options in (
+        {"alpha": 1.5},
+        {"dissimilarity": "cosine"},
+        {"scaling": "none"},
+        {"estimate": "guess"},
+        {"overlap": 0.0},
+    ):
         with pytest.raises(ValueError, match=next(iter(options))):
             paste2(**options)
     with pytest.raises(ValueError, match="same genes"):

@@ -54,13 +54,18 @@ def test_the_linear_programme_is_solved_exactly(sizes: tuple[int, int], uniform:
         np.testing.assert_allclose(f @ a + g @ b, found.objective, rtol=1e-9)
 
 
-def test_prices_of_a_similar_problem_do_not_change_the_answer() -> None:
-    """Duals are a hint only, even wrong ones."""
+def test_the_result_of_another_problem_does_not_change_the_answer() -> None:
+    """A start is a hint only: of a similar cost, of an unrelated one, of other masses; and it stays as it is."""
     rng = np.random.default_rng(1)
     cost, a, b = rng.uniform(size=(30, 20)), np.full(30, 1 / 30), np.full(20, 1 / 20)
     best = exact_transport(cost, a, b).objective
-    for duals in (exact_transport(cost + 0.1, a, b).duals, (rng.normal(size=30), rng.normal(size=20))):
-        np.testing.assert_allclose(exact_transport(cost, a, b, duals=duals).objective, best, rtol=1e-10)
+    others = [exact_transport(cost + 0.1 * rng.uniform(size=cost.shape), a, b)]
+    others += [exact_transport(rng.uniform(size=cost.shape), a, b)]
+    others += [exact_transport(cost, rng.dirichlet(np.full(30, 5.0)), b), exact_transport(np.eye(9), a[:9], a[:9])]
+    for other in others:
+        before = None if other.basis is None else other.basis.plan()
+        np.testing.assert_allclose(exact_transport(cost, a, b, start=other).objective, best, rtol=1e-10)
+        assert before is None or np.array_equal(before, other.basis.plan())
 
 
 @pytest.mark.parametrize(("a", "b"), [([0.5, 0.5, 0.0], [0.5, 0.5]), ([0.5, 0.5, 1.0], [0.5, 0.5])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -14,17 +15,22 @@ from scipy.spatial.distance import cdist
 from spatialjax.algorithm import fit
 from spatialjax.graphs import knn
 from spatialjax.transport import (
+    EDGES,
+    FusedProblem,
     OverlapProblem,
     PartialProblem,
+    conditional_gradient,
     edge_inconsistency,
     exact_partial_transport,
     exact_transport,
     fused_problem,
+    host_collapsed,
     information,
     is_collapsed,
-    partial_conditional_gradient,
+    objective,
     partial_fused_gromov_wasserstein,
     partial_with_overlap,
+    plan_collapsed,
 )
 from spatialjax.transport.overlap import estimate
 from spatialjax.transport.partial import within
@@ -122,7 +128,7 @@ def test_a_whole_share_is_ordinary_transport() -> None:
 def test_conditional_gradient_reaches_the_published_objective(share: float, alpha: float) -> None:
     """From the same start, the value of the algorithm as published with POT's linear programmes, to 1e-6."""
     problem = dense(3, spots=26)
-    found = partial_conditional_gradient(**problem, alpha=alpha, share=share)
+    found = conditional_gradient(**problem, alpha=alpha, share=share)
     assert found.converged
     np.testing.assert_allclose(found.objective, reference(problem, alpha=alpha, share=share), rtol=1e-6)
 
@@ -131,7 +137,7 @@ def test_without_features_it_is_the_partial_gromov_wasserstein_of_pot() -> None:
     """alpha 1: POT's own solver from the same start ends at the same value, to 1e-4."""
     problem = dense(0, spots=30)
     start = 0.5 * np.outer(problem["a"], problem["b"])
-    ours = partial_conditional_gradient(**problem, alpha=1.0, share=0.5, start=start)
+    ours = conditional_gradient(**problem, alpha=1.0, share=0.5, start=start)
     theirs = ot.partial.partial_gromov_wasserstein(
         problem["source"], problem["target"], problem["a"], problem["b"], m=0.5, G0=start, tol=1e-12
     )
@@ -153,8 +159,8 @@ def test_the_annealed_plan_is_near_the_exact_one(share: float) -> None:
     assert plan[n:].sum() + plan[:, m:].sum() == 0
     assert (plan.sum(1)[:n] <= problem["a"] * (1 + 1e-4)).all() and (plan.sum(0)[:m] <= problem["b"] * (1 + 1e-4)).all()
     start = plan[:n, :m] * (share / plan.sum())
-    polished = partial_conditional_gradient(**problem, alpha=0.1, share=share, start=start)
-    plain = partial_conditional_gradient(**problem, alpha=0.1, share=share)
+    polished = conditional_gradient(**problem, alpha=0.1, share=share, start=start)
+    plain = conditional_gradient(**problem, alpha=0.1, share=share)
     assert polished.objective <= plain.objective * (1 + 1e-4)
     assert polished.objective <= float(found.result.objective) * (1 + 1e-5) <= 1.1 * polished.objective
 
@@ -192,6 +198,22 @@ def test_information_is_that_of_the_definition() -> None:
     np.testing.assert_allclose(information(jnp.pad(jnp.eye(9), (0, 4))), np.log(9), rtol=1e-5)
 
 
+def test_the_guard_is_the_same_on_the_host_and_on_the_device() -> None:
+    """The product is collapsed and warned of, an exact plan is not; padding and whole or partial mass do not matter."""
+    problem = dense(1)
+    data = padded(problem, alpha=0.1, share=0.7)
+    best = conditional_gradient(**problem, alpha=0.1, share=0.7)
+    product = 0.7 * np.outer(problem["a"], problem["b"])
+    host = FusedProblem(**problem, alpha=0.1)
+    for plan, expected in ((best.plan.toarray(), False), (product, True)):
+        spare = [(0, CAPACITY - size) for size in plan.shape]
+        there = jnp.asarray(np.pad(plan, spare), jnp.float32)
+        value = float(objective(data.fused, there))
+        assert bool(plan_collapsed(there, data.fused, objective=value, share=0.7)) == expected
+        with pytest.warns(RuntimeWarning, match="no better than the product") if expected else nullcontext():
+            assert bool(host_collapsed(plan, host, objective=value, share=0.7)) == expected
+
+
 def test_a_collapsed_plan_is_told() -> None:
     """Steps too short to leave the product: the stopping rule fires, the error is small, but the guard says so.
 
@@ -221,14 +243,15 @@ def overlap_problem(seed: int, *, kept: float) -> tuple[OverlapProblem, np.ndarr
             table.replace(index=jnp.asarray(index), weight=jnp.asarray(np.pad(table.weight, ((0, spare), (0, 0)))))
         )
     places = [jnp.asarray(np.pad(p, ((0, capacity - len(p)), (0, 0))), jnp.float32) for p in (x, y)]
-    return OverlapProblem(fused, *places, *tables), keep
+    return OverlapProblem(fused, *places, *tables, pitch=jnp.float32(1)), keep
 
 
 def test_the_overlap_is_estimated_by_the_published_rule() -> None:
     """Every share is tried once, the estimate is twice the share of the largest score, and its problem is solved."""
     data, _ = overlap_problem(0, kept=1.0)
     shares = (0.9, 0.7, 0.5, 0.3, 0.1)
-    found = fit(partial_with_overlap(shares=shares), jax.random.key(0), data, max_steps=400)
+    rule = EDGES._replace(shares=shares)
+    found = fit(partial_with_overlap(rule=rule), jax.random.key(0), data, max_steps=400)
     assert found.status == "done" and bool(found.result.converged)
     np.testing.assert_allclose(np.unique(found.history["share"][found.history["trial"] < 5])[::-1], shares, rtol=1e-6)
     scores = np.asarray(found.state.scores)
@@ -237,7 +260,7 @@ def test_the_overlap_is_estimated_by_the_published_rule() -> None:
     np.testing.assert_allclose(float(found.state.share), expected, rtol=1e-6)
     np.testing.assert_allclose(float(found.result.plan.sum()), expected, rtol=1e-5)
     assert expected >= 0.6, "whole sections overlap by more than a half"
-    short = fit(partial_with_overlap(shares=shares), jax.random.key(0), data, max_steps=3)
+    short = fit(partial_with_overlap(rule=rule), jax.random.key(0), data, max_steps=3)
     assert short.status == "running" and not bool(short.result.converged)
 
 
@@ -252,7 +275,7 @@ def test_a_given_overlap_is_not_searched() -> None:
         with pytest.raises(ValueError, match="overlap"):
             partial_with_overlap(overlap=overlap)
     with pytest.raises(ValueError, match="shares"):
-        partial_with_overlap(shares=(1.0, 0.5))
+        partial_with_overlap(rule=EDGES._replace(shares=(1.0, 0.5)))
 
 
 def test_edge_inconsistency_counts_edges_inside_the_hull() -> None:

@@ -20,7 +20,9 @@ from spatialjax.transport import (
     expression_cost,
     fused_gromov_wasserstein,
     fused_problem,
+    host_collapsed,
     pitch,
+    plan_collapsed,
     real_spots,
     scattered,
 )
@@ -73,6 +75,11 @@ def paste(
     ValueError
         From ``prepare``: if the genes differ, a section is empty, or counts are negative with ``"kl"``.
 
+    Warns
+    -----
+    RuntimeWarning
+        If the plan collapsed to the product of its marginals: its pose says nothing.
+
     Notes
     -----
     *As published / as coded.* What the code calls ``euclidean`` is the squared distance, here too. The code takes the
@@ -110,6 +117,7 @@ def paste(
         ]
         best = min(runs, key=lambda run: run.objective)
         plan = best.plan.toarray()
+        collapsed = host_collapsed(plan, FusedProblem(**dense, alpha=alpha), objective=best.objective)
         poses, residuals = both_parities(real_spots(source)[1], real_spots(target)[1], plan)
         return Alignment(
             poses=poses,
@@ -118,7 +126,8 @@ def paste(
             plan=scattered(plan, *masks).astype(np.float32),
             objective=np.float64(best.objective),
             error=np.float64(max(np.abs(plan.sum(1) - dense["a"]).sum(), np.abs(plan.sum(0) - dense["b"]).sum())),
-            converged=np.bool_(best.converged),
+            converged=np.bool_(best.converged and not collapsed),
+            collapsed=collapsed,
         )
 
     return Method(prepare, _solver(), finish, CARD.default_steps)
@@ -138,6 +147,7 @@ def _solver() -> Algorithm:
         problem: FusedProblem = data["problem"]
         coupling = solver.readout(key, state, problem)
         poses, residuals = both_parities(data["source"], data["target"], coupling.plan)
+        collapsed = plan_collapsed(coupling.plan, problem, objective=coupling.objective)
         return Alignment(
             poses=poses,
             evidence=-residuals,
@@ -145,7 +155,8 @@ def _solver() -> Algorithm:
             plan=coupling.plan,
             objective=coupling.objective,
             error=coupling.error,
-            converged=coupling.converged,
+            converged=coupling.converged & ~collapsed,
+            collapsed=collapsed,
         )
 
     return Algorithm(init, step, readout)

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Float
 from scipy.spatial.distance import cdist
 
 from spatialjax.algorithm import Algorithm
 from spatialjax.methods.card import Card, Method
 from spatialjax.registration.procrustes import both_parities
+from spatialjax.results import CenterSlice
 from spatialjax.slices import Slice
 from spatialjax.transforms import Affine
 from spatialjax.transport import (
@@ -27,45 +27,6 @@ from spatialjax.transport import (
     real_spots,
     scattered,
 )
-
-
-@struct.dataclass
-class CenterSlice:
-    """One section that stands for several.
-
-    Attributes
-    ----------
-    features
-        Expression of its spots, ``left @ right``; 0 on padding.
-    left, right
-        Factors of the expression: how much of each part a spot has, and what the parts are.
-    xy
-        Coordinates of its spots (µm): those of the reference section.
-    plans
-        Transport plan from it to each section, padded like the sections.
-    poses
-        Map of each section into its frame, µm, along a leading axis.
-    residuals
-        Root mean squared distance of matched places of each section, µm.
-    objective
-        Weighted sum of the fused Gromov–Wasserstein objectives of the plans.
-    error
-        Largest marginal error of a plan.
-    converged
-        Whether the objective settled; without the rounds on the host, also whether no plan is merely the product of
-        its marginals.
-    """
-
-    features: Float[Array, "n g"]
-    left: Float[Array, "n r"]
-    right: Float[Array, "r g"]
-    xy: Float[Array, "n 2"]
-    plans: tuple[Float[Array, "n m"], ...]
-    poses: Affine
-    residuals: Float[Array, " q"]
-    objective: Float[Array, ""]
-    error: Float[Array, ""]
-    converged: Bool[Array, ""]
 
 
 @cache
@@ -204,6 +165,7 @@ def _solver(kind: str) -> Algorithm:
             objective=found.objective,
             error=found.error,
             converged=found.converged,
+            collapsed=found.collapsed,
         )
 
     return Algorithm(init, step, readout)
@@ -254,7 +216,8 @@ def _replaced(
         residuals=np.stack([residuals[0] for _, residuals in fitted]),
         objective=np.float64(found.objective),
         error=np.float64(max(errors)),
-        converged=np.bool_(found.converged),
+        converged=np.bool_(found.converged and not any(found.collapsed)),
+        collapsed=np.asarray(found.collapsed),
     )
 
 
