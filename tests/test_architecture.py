@@ -17,7 +17,20 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "spatialjax"
 
 GROUND = {"slices", "transforms", "results", "checks", "tiles"}
-FIRST = {"algorithm", "preprocess", "graphs", "transport", "registration", "metrics", "simulate"}
+FIRST = {
+    "algorithm",
+    "preprocess",
+    "graphs",
+    "nn",
+    "losses",
+    "histology",
+    "propagation",
+    "clustering",
+    "transport",
+    "registration",
+    "metrics",
+    "simulate",
+}
 METHODS = {"methods"}
 THIRD = {"atlas", "io", "datasets", "pp", "tl", "pl", "viewer", "cli"}
 FLOOR = {
@@ -31,6 +44,9 @@ FLOOR = {
 SIDEWAYS = {
     "results": {"transforms"},
     "tiles": {"slices"},
+    "histology": {"preprocess"},
+    "nn": {"graphs"},
+    "propagation": {"graphs"},
     "registration": {"graphs", "preprocess"},
     "transport": {"algorithm"},
     "simulate": {"registration"},
@@ -38,13 +54,14 @@ SIDEWAYS = {
     "datasets": {"io"},
     "atlas": {"io", "pl", "datasets", "viewer"},
     "tl": {"atlas"},
-    "cli": {"atlas", "io", "datasets"},
+    "cli": {"atlas", "io", "datasets", "tl"},
 }
 
 #: Libraries with a place of their own; a namespace that is not listed may not name them, not even inside a function.
 PLACES = {
     "ott": {"transport"},
-    "jraph": {"graphs"},
+    "jraph": {"graphs", "nn"},
+    "igraph": {"clustering"},
     "numpyro": {"probability", "methods"},
     "orbax": {"algorithm"},
     "anndata": THIRD,

@@ -1,0 +1,48 @@
+"""Spreading values over a graph: sparse solves, diffusion wavelets, neighbourhood features, spatial components."""
+
+from spatialjax.propagation.components import (
+    SpatialComponents,
+    centred_by_section,
+    principal_axes,
+    principal_components,
+    spatial_components,
+)
+from spatialjax.propagation.neighbourhood import (
+    azimuthal_gradient,
+    banksy,
+    concatenation,
+    gaussian_weights,
+    neighbour_mean,
+)
+from spatialjax.propagation.real_spots import from_real_spots
+from spatialjax.propagation.solving import Solution, laplacian, solve, solve_sparse
+from spatialjax.propagation.wavelets import (
+    hypergraph_diffusion,
+    lazy_diffusion,
+    neighbourhoods,
+    scattering,
+    wavelets,
+)
+
+__all__ = [
+    "Solution",
+    "SpatialComponents",
+    "azimuthal_gradient",
+    "banksy",
+    "centred_by_section",
+    "concatenation",
+    "from_real_spots",
+    "gaussian_weights",
+    "hypergraph_diffusion",
+    "laplacian",
+    "lazy_diffusion",
+    "neighbour_mean",
+    "neighbourhoods",
+    "principal_axes",
+    "principal_components",
+    "scattering",
+    "solve",
+    "solve_sparse",
+    "spatial_components",
+    "wavelets",
+]
