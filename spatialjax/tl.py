@@ -49,6 +49,7 @@ def reconstruct(
     reflection: str = "auto",
     feature_key: str | None = None,
     layer: str | None = None,
+    histology: str | None = None,
     spatial_key: str = "spatial",
     slice_key: str | None = None,
     duplicates: str = "error",
@@ -95,6 +96,9 @@ def reconstruct(
         instead of on genes.
     layer
         Layer with the values of the genes; ``X`` where left out.
+    histology
+        Key of ``obsm`` with columns of the sections' H&E pictures (``pp.histology_features``), which then add to the
+        evidence of the poses; every section must have them.
     spatial_key
         Where the coordinates are, ``obsm[spatial_key]``.
     slice_key
@@ -172,6 +176,7 @@ def reconstruct(
                 z=z,
                 feature_key=feature_key,
                 layer=layer,
+                histology=histology,
                 spatial_key=spatial_key,
                 duplicates=duplicates,
                 allow_spacing_mismatch=allow_spacing_mismatch,
@@ -191,6 +196,7 @@ def align(
     reflection: str = "auto",
     feature_key: str | None = None,
     layer: str | None = None,
+    histology: str | None = None,
     spatial_key: str = "spatial",
     duplicates: str = "error",
     allow_spacing_mismatch: bool = False,
@@ -202,7 +208,9 @@ def align(
     ----------
     source, target
         The two sections.
-    method, units, pitch, reflection, feature_key, layer, spatial_key, duplicates, allow_spacing_mismatch, seed
+    method, units, pitch, reflection, feature_key, layer, histology, spatial_key, duplicates
+        As in :func:`reconstruct`.
+    allow_spacing_mismatch, seed
         As in :func:`reconstruct`.
 
     Returns
@@ -230,6 +238,7 @@ def align(
         pitch=pitch,
         feature_key=feature_key,
         layer=layer,
+        histology=histology,
         spatial_key=spatial_key,
         duplicates=duplicates,
         allow_spacing_mismatch=allow_spacing_mismatch,

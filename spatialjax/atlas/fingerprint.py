@@ -47,6 +47,8 @@ def fingerprint_of(stack: Any, options: Options) -> dict[str, Any]:
         marks[f"{name}, µm per unit"] = float(section.um_per_unit)
         marks[f"{name}, coordinates"] = _contents(section.xy)
         marks[f"{name}, features"] = _contents(section.values)
+        if section.added is not None:
+            marks[f"{name}, columns of its picture"] = _contents(section.added)
         marks[f"{name}, names of the cells"] = _contents(section.cells)
     for name, value in (asdict(options) | {"method": options.resolved_method}).items():
         marks[f"option {name}"] = value

@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from spatialjax.checks import InputError, listed, nearest
 from spatialjax.io import SectionStack, open_sections
+from spatialjax.io.histology import with_histology
 from spatialjax.io.split import Part, as_list, natural, split
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def open_in_order(
     names: Sequence[str] | None = None,
     order_by: str | None = None,
     slice_key: str | None = None,
+    histology: str | None = None,
     **door: Any,
 ) -> Intake:
     """Open sections in the order given, by depth, or by a column.
@@ -53,6 +55,8 @@ def open_in_order(
         Column of ``obs`` with one value in each section; numbers in names count as numbers (``s2`` before ``s10``).
     slice_key
         Column of ``obs`` that names the section of each cell.
+    histology
+        Key of ``obsm`` with columns of the sections' pictures, see ``io.histology.with_histology``.
     **door
         Passed to ``io.open_sections``.
 
@@ -74,7 +78,7 @@ def open_in_order(
         names = [part.name for part in parts]
         if slice_key is None:
             objects, starts = [objects[p.source] for p in parts], starts[[p.source for p in parts]]
-    stack = open_sections(objects, names=names, slice_key=slice_key, **door)
+    stack = with_histology(open_sections(objects, names=names, slice_key=slice_key, **door), histology)
     if order_by is not None:
         stack.messages.append(f"Order by obs[{order_by!r}]: {listed(stack.names, limit=20)}.")
     return Intake(stack, tuple(starts[section.source] + section.rows for section in stack.sections))

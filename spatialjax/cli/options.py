@@ -28,6 +28,13 @@ SliceKey = Annotated[
 FeatureKey = Annotated[
     str | None, typer.Option(help="Align on obsm[KEY] (shared embedding) or obs[KEY] (categories).", metavar="KEY")
 ]
+Histology = Annotated[
+    str | None,
+    typer.Option(
+        help="Key of obsm with columns of the H&E pictures (pp.histology_features) that add to the evidence.",
+        metavar="KEY",
+    ),
+]
 Layer = Annotated[str | None, typer.Option(help="Layer with the expression values; X where left out.")]
 SpatialKey = Annotated[str, typer.Option(help="Key of obsm with the coordinates.")]
 Duplicates = Annotated[str, typer.Option(help="Cells at one place: error or allow.")]

@@ -18,6 +18,7 @@ from spatialjax.cli.options import (
     Exclude,
     FeatureKey,
     Gap,
+    Histology,
     Json,
     KeepSteps,
     Landmarks,
@@ -57,6 +58,7 @@ def reconstruct(
     slice_key: SliceKey = None,
     feature_key: FeatureKey = None,
     layer: Layer = None,
+    histology: Histology = None,
     spatial_key: SpatialKey = "spatial",
     names: Names = None,
     duplicates: Duplicates = "error",
@@ -89,7 +91,7 @@ def reconstruct(
             door = door_options(
                 units, pitch, gap=gap, z=z, feature_key=feature_key, layer=layer, spatial_key=spatial_key
             )
-            door |= leave_options(names, duplicates, uneven=allow_spacing_mismatch)
+            door |= leave_options(names, duplicates, uneven=allow_spacing_mismatch) | {"histology": histology}
             entry = intake.open_in_order(
                 read_sections(sections, spatial_key), order_by=order_by, slice_key=slice_key, **door
             )
@@ -118,6 +120,7 @@ def validate(
     slice_key: SliceKey = None,
     feature_key: FeatureKey = None,
     layer: Layer = None,
+    histology: Histology = None,
     spatial_key: SpatialKey = "spatial",
     names: Names = None,
     duplicates: Duplicates = "error",
@@ -138,7 +141,7 @@ def validate(
     options = Options(method, reflection, anchor=anchor, n_domains=n_domains, decisions=chosen or None)
     options.check()
     door = door_options(units, pitch, gap=gap, z=z, feature_key=feature_key, layer=layer, spatial_key=spatial_key)
-    door |= leave_options(names, duplicates, uneven=allow_spacing_mismatch)
+    door |= leave_options(names, duplicates, uneven=allow_spacing_mismatch) | {"histology": histology}
     entry = intake.open_in_order(read_sections(sections, spatial_key), order_by=order_by, slice_key=slice_key, **door)
     entry = decided.followed(entry, options)
     found = preview.preview(entry.stack, options)

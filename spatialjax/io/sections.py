@@ -47,6 +47,8 @@ class Section:
         Which of the given objects it comes from.
     rows
         Row of that object for each row of ``adata``.
+    added
+        Columns that add to the evidence of the poses, see ``io.histology.with_histology``; None where there are none.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Section:
     adata: AnnData
     source: int
     rows: Int[np.ndarray, " n"]
+    added: Float[np.ndarray, "n q"] | None = None
 
     def in_input_order(self, values: Any) -> np.ndarray:
         """Per-cell ``values`` (rows in canonical order) brought back to the rows of ``adata``."""
