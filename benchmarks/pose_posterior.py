@@ -1,38 +1,43 @@
 """Does the posterior of the pose cover? Pairs with known truth, judged on new seeds.
 
-``python benchmarks/pose_posterior.py --pairs 120 --parity 60 --stacks 10``
+``python benchmarks/pose_posterior.py --pairs 120 --parity 60 --stacks 10 --scales 12``
 
 Pairs, alternately of every kind: neighbouring sections of a simulated tissue (noise, density and smooth deformation
 that the model does not assume, cropped and thinned); neighbouring slabs of the thick STARmap tissue; disjoint halves of
 the cells of one section (DLPFC, mPFC, MERFISH, osmFISH, seqFISH), each cropped to a disc, one of them thinned. Every
 source is turned, shifted and, half the time, mirrored. The row ``fitted`` says which constants of
 ``registration.posterior.CALIBRATION`` the tissues and seeds marked ``fit`` ask for; all other figures are of those
-marked ``judge``. The constants in use were settled on earlier seeds of the same tissues, both halves of which were
-looked at, so new seeds (``--offset``) judge them, but not new tissues.
+marked ``judge``. The constants in use were settled on the fitting halves of earlier seeds of the same tissues, with an
+eye on the other halves, so new seeds (``--offset``) judge them, but not new tissues.
 
 Parity also on the twelve MERFISH sections, a tissue that is nearly its own mirror image, with cell types as features:
-their common frame is a truth for parity only. Stacks: sections of simulated tissues through the pose graph.
+their common frame is a truth for parity only. Stacks: sections of simulated tissues through the pose graph. Scales:
+simulated pairs whose source has shrunk or swollen. A run is long: with ``--keep FOLDER`` every pair's row is written
+there, and a run that begins again takes it from there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import record
-from pose_truth import Pair, all_pairs, in_target, rigid_truth, true_places, types
-from scipy.stats import chi2
+from pose_tables import LEVEL, scales, stacks, tables
+from pose_truth import Pair, in_target, on_target, one_pair, rigid_truth, scaled, true_places, types
 
 from spatialjax.methods import METHODS, card
-from spatialjax.metrics.calibration import coverage, region_coverage, reliability, width_against_null
+from spatialjax.metrics.calibration import region_coverage
 from spatialjax.preprocess import shared_embedding
+from spatialjax.registration.calibration import CALIBRATION, widening
 from spatialjax.registration.pairs import field_pair, null_evidence, pitch_of
 from spatialjax.registration.pose_graph import PoseEdge, solve_pose_graph
 from spatialjax.registration.posterior import (
-    CALIBRATION,
     cell_covariance,
     log_density,
     overlap_interval,
@@ -44,35 +49,41 @@ from spatialjax.simulate import simulate_tissue
 from spatialjax.slices import make_slice
 from spatialjax.transforms import Affine
 
-LEVEL = 0.9
 CAPACITY = 1024
 TARGETS = {
     "pose": "the 90 % region of the pose holds the truth 85-95 % of the time",
     "cell": "the 90 % region of a cell's place holds the truth 85-95 % of the time",
-    "parity": "predicted probabilities agree with observed frequencies",
+    "parity": "predicted probabilities agree with observed frequencies; Brier at most a coin's .25 on symmetric tissue",
+    "overlap": "the 90 % interval of the overlap holds the true share",
+    "scale": "the 90 % interval of the scale holds the true one",
 }
+
+
+def aligned(pair: Pair, seed: int) -> tuple[Any, Any]:
+    """The pair made ready, and the poses found."""
+    (a, xy), (b, other) = pair.source, pair.target
+    embedding = shared_embedding([a, b], [xy, other], kind=pair.features)
+    source, target = make_slice(embedding[0], xy, capacity=CAPACITY), make_slice(embedding[1], other)
+    fit = card.run(METHODS["alignment"]["fields"](), jax.random.key(seed), [(source, target)])[0]
+    return field_pair(source, target), fit.result.poses
 
 
 def judged(pair: Pair, seed: int) -> dict[str, Any]:
     """Everything the tables and the fit need of one pair."""
-    (a, xy), (b, other) = pair.source, pair.target
     start = time.perf_counter()
-    embedding = shared_embedding([a, b], [xy, other], kind=pair.features)
-    source, target = make_slice(embedding[0], xy, capacity=CAPACITY), make_slice(embedding[1], other)
-    fit = card.run(METHODS["alignment"]["fields"](), jax.random.key(seed), [(source, target)])[0]
-    made = field_pair(source, target)
+    made, poses = aligned(pair, seed)
     begun = time.perf_counter()
     key = jax.random.key(seed)
     threshold = null_evidence(key, made)
     middle = time.perf_counter()
-    posterior = jax.block_until_ready(pose_posterior(made, fit.result.poses, threshold))
+    posterior = jax.block_until_ready(pose_posterior(made, poses, threshold))
     ended = time.perf_counter()
     posterior = jax.tree.map(np.asarray, posterior)
     right = bool(posterior.poses.mirrored[0]) == pair.mirrored
     row: dict[str, Any] = {
         "kind": pair.kind,
         "use": pair.use,
-        "cells": len(xy),
+        "cells": len(pair.source[1]),
         "spots": float(posterior.spots[0]),
         "evidence": [float(e) for e in posterior.evidence if np.isfinite(e)],
         "mode parity right": [
@@ -82,6 +93,7 @@ def judged(pair: Pair, seed: int) -> dict[str, Any]:
         ],
         "probability of the parity": float(posterior.mirrored if pair.mirrored else 1 - posterior.mirrored),
         "mirrored": float(posterior.mirrored),
+        "pair's temperature": float(posterior.temperature[0]),
         "truly mirrored": pair.mirrored,
         "determined": bool(posterior.determined),
         "ambiguous": bool(posterior.ambiguous),
@@ -102,10 +114,11 @@ def whatever_the_basin(pair: Pair, made: Any, posterior: Any, key: Any) -> dict[
     draws, _ = sample_poses(key, posterior, draws=400)
     heights = np.asarray(log_density(posterior, draws))
     height = float(log_density(posterior, Affine(truth.matrix[None], truth.shift[None]))[0])
-    interval = overlap_interval(key, made, posterior)
+    interval = overlap_interval(key, made, posterior, draws=200)
     return {
         "mixture held": bool((heights > height).mean() <= LEVEL),
-        "overlap said": [float(interval.low), float(interval.high)],
+        "overlap said": [float(interval.low), float(interval.mean), float(interval.high)],
+        "true overlap": float(on_target(pair).mean()),
     }
 
 
@@ -120,7 +133,7 @@ def errors(pair: Pair, posterior: Any, right: bool) -> dict[str, Any]:
     inside, expected = in_target(pair), rigid_truth(pair)
     turn = best.compose(expected.inverse())
     error = np.array([float(turn.angle), *(turn(center[None])[0] - center)])
-    factor = CALIBRATION.base + CALIBRATION.small / posterior.spots[0]
+    factor = widening(posterior.temperature[0], posterior.spots[0], CALIBRATION)
     pick = np.flatnonzero(inside)
     pick = pick[np.linspace(0, len(pick) - 1, min(len(pick), 30)).astype(int)]
     cells = np.asarray(cell_covariance(covariance, center, there[pick], warp=posterior.warp), float)
@@ -145,86 +158,20 @@ def errors(pair: Pair, posterior: Any, right: bool) -> dict[str, Any]:
     }
 
 
-def fitted(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The constants that the fitting half asks for: narrowest covariance that covers, best log-loss of the parity."""
-    own = [r for r in rows if r["use"] == "fit"]
-    sure = [r for r in own if r.get("right basin") and r["determined"]]
-    spots, old = (np.array([r[name] for r in sure]) for name in ("spots", "factor"))
-    distance = np.array([r["pose distance"] for r in sure]) * old
-    tried = []
-    for small in (0.0, 15.0, 30.0, 60.0, 100.0):
-        shape = 1 + small / spots
-        base = float(np.quantile(distance / shape, LEVEL) / chi2.ppf(LEVEL, 3))
-        tried.append((np.log(base * shape).mean(), base, base * small))
-    _, base, small = min(tried)
-    losses = {c: float(np.mean([log_loss(r, c) for r in own if r["evidence"]])) for c in (1.5, 2.0, 3.0, 4.0, 6.0, 9.0)}
-    best = min(losses, key=losses.get)
+def scale_row(seed: int) -> dict[str, Any]:
+    """The scale of a simulated pair and what the posterior says of it."""
+    pair, truth = scaled(seed)
+    made, poses = aligned(pair, seed)
+    found = pose_posterior(made, poses, null_evidence(jax.random.key(seed), made), scale=True)
+    right = bool(found.poses.mirrored[0]) == pair.mirrored
+    low, high = (float(end[0]) for end in found.scale.interval(level=LEVEL))
     return {
-        "table": "fitted",
-        "pairs": len(sure),
-        "base": base,
-        "small": small,
-        "chance": best,
-        **{f"log-loss at {c}": loss for c, loss in losses.items()},
-    }
-
-
-def log_loss(row: dict[str, Any], chance: float) -> float:
-    """Of the parity of one pair, see ``Calibration.chance``."""
-    heat = max(row["threshold"] / chance, CALIBRATION.coolest_modes)
-    evidence, right = np.array(row["evidence"]), np.array(row["mode parity right"])
-    weight = np.exp((evidence - evidence.max()) / heat)
-    return -float(np.log(max((weight * right).sum() / weight.sum(), 1e-6)))
-
-
-def summary(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Coverage and width of some pairs."""
-    decided = [r for r in rows if r["determined"]]
-    sure = [r for r in decided if r["right basin"]]
-    row: dict[str, Any] = {"table": "pairs", "pairs of": name, "pairs": len(rows), "determined": len(decided)}
-    if not sure:
-        return row
-    held = coverage([r["pose distance"] <= chi2.ppf(LEVEL, 3) for r in sure])
-    away = [np.array(r["cell away"]) for r in sure]
-    cells = [np.array(r["cell covariance"]) for r in sure]
-    inside = [region_coverage(e, c, level=LEVEL).mean() for e, c in zip(away, cells, strict=True)]
-    radius = np.concatenate([np.sqrt(chi2.ppf(LEVEL, 2)) * np.linalg.det(c) ** 0.25 for c in cells])
-    place = width_against_null(np.concatenate([np.linalg.norm(e, axis=1) for e in away]), radius)
-    turn = width_against_null([abs(r["angle error"]) for r in sure], [1.645 * r["angle sd"] for r in sure])
-    return row | {
-        "right basin": len(sure),
-        "pose": held.share,
-        "pose interval": [held.low, held.high],
-        "mixture, whatever the basin": float(np.mean([r["mixture held"] for r in decided])),
-        "cell": float(np.mean(inside)),
-        "angle": turn.coverage,
-        "cell radius, pitches": place.median,
-        "cell radius, one for all": place.null,
-        "angle half width, degrees": turn.median,
-        "angle half width, one for all": turn.null,
-        "seconds for the posterior": float(np.median([r["seconds for the posterior"] for r in rows])),
-    }
-
-
-def parity(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Reliability of the probability of being mirrored, both parities."""
-    if not rows:
-        return {"table": "parity", "pairs of": name, "pairs": 0}
-    said = np.array([r["mirrored"] for r in rows])
-    true = np.array([r["truly mirrored"] for r in rows], bool)
-    found = reliability(np.concatenate([said, 1 - said]), np.concatenate([true, ~true]), bins=10)
-    return {
-        "table": "parity",
-        "pairs of": name,
-        "pairs": len(rows),
-        "ambiguous": float(np.mean([r["ambiguous"] for r in rows])),
-        "right": float(np.mean([r["probability of the parity"] > 0.5 for r in rows])),
-        "predicted": found.predicted.tolist(),
-        "observed": found.observed.tolist(),
-        "count": found.count.tolist(),
-        "brier": found.brier,
-        "brier of the base rate": found.brier_base,
-        "calibration error": found.calibration_error,
+        "use": "scale",
+        "determined": bool(found.determined) and right,
+        "truth": truth,
+        "scale": float(found.scale.scale[0]),
+        "held": low <= truth <= high,
+        "half width": 0.5 * (high - low),
     }
 
 
@@ -275,34 +222,19 @@ def edge(slices: list[Any], i: int, j: int) -> PoseEdge:
     return PoseEdge(i, j, poses, evidence, precision, center, threshold, warp=float(found.warp))
 
 
-def stacks(number: int) -> list[dict[str, Any]]:
-    """Coverage of the poses and cells of sections of stacks."""
-    rows = [row for seed in range(number) for row in stack(seed)]
-    if not rows:
-        return []
-    held = coverage([r["pose held"] for r in rows])
-    return [
-        {
-            "table": "stacks",
-            "stacks": number,
-            "sections": len(rows),
-            "pose": held.share,
-            "pose interval": [held.low, held.high],
-            "cell": float(np.mean([r["cells held"] for r in rows])),
-            "pose by distance": [
-                float(np.mean([r["pose held"] for r in rows if r["section"] == n] or [np.nan])) for n in range(1, 5)
-            ],
-        }
-    ]
-
-
-def refused(pair: Pair, seed: int) -> dict[str, Any] | None:
-    """``judged``, or None where the sections are too small to be aligned at all."""
+def kept(folder: Path | None, name: str, make: Callable[[], Any]) -> Any:
+    """What ``make`` gives, or gave when it was kept; None where the sections are too small to be aligned at all."""
+    path = None if folder is None else folder / f"{name}.json"
+    if path is not None and path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
     try:
-        return judged(pair, seed)
+        found = make()
     except ValueError as error:
-        print(f"{pair.kind}: {error}")
-        return None
+        print(f"{name}: {error}")
+        found = None
+    if path is not None:
+        path.write_text(json.dumps(found), encoding="utf-8")
+    return found
 
 
 def main() -> None:
@@ -311,27 +243,29 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=120)
     parser.add_argument("--parity", type=int, default=60, help="pairs of the symmetric tissue")
     parser.add_argument("--stacks", type=int, default=10)
+    parser.add_argument("--scales", type=int, default=12, help="pairs with a scale")
     parser.add_argument("--offset", type=int, default=0, help="first seed")
-    arguments = parser.parse_args()
-    pairs = [refused(pair, n) for n, pair in enumerate(all_pairs(arguments.pairs, arguments.offset))]
-    pairs = [row for row in pairs if row is not None]
-    symmetric = [refused(types(arguments.offset + n), n) for n in range(arguments.parity)]
-    symmetric = [row for row in symmetric if row is not None]
-    judge = [r for r in pairs if r["use"] == "judge"]
-    rows = [fitted(pairs + symmetric), summary("all", judge)]
-    rows += [summary(kind, [r for r in judge if r["kind"] == kind]) for kind in sorted({r["kind"] for r in judge})]
-    warped = [(0.0, 0.1), (0.1, 0.4), (0.4, 0.7), (0.7, 2.0)]
-    for low, high in warped:
-        own = [r for r in judge if r["kind"] == "simulated" and low <= r["true warp"] < high]
-        rows.append(summary(f"simulated, warp sd {low} to {high} pitch", own))
-    rows.append(parity("all", judge))
-    rows.append(parity("merfish types", [r for r in symmetric if r["use"] == "judge"]))
-    rows += stacks(arguments.stacks)
+    parser.add_argument("--keep", type=Path, default=None, help="folder for the rows of single pairs")
+    given = parser.parse_args()
+    if given.keep is not None:
+        given.keep.mkdir(parents=True, exist_ok=True)
+
+    def collected(name: str, jobs: list[Callable[[], Any]]) -> list[Any]:
+        found = [kept(given.keep, f"{name}_{given.offset}_{n}", job) for n, job in enumerate(jobs)]
+        return [row for row in found if row is not None]
+
+    first = given.offset
+    pairs = collected("pair", [lambda n=n: judged(one_pair(n, first), n) for n in range(given.pairs)])
+    symmetric = collected("types", [lambda n=n: judged(types(first + n), n) for n in range(given.parity)])
+    rows = tables(pairs, symmetric)
+    rows += scales(collected("scale", [lambda n=n: scale_row(first + n) for n in range(given.scales)]))
+    in_stacks = collected("stack", [lambda n=n: stack(n) for n in range(given.stacks)])
+    rows += stacks([row for found in in_stacks for row in found], given.stacks)
     for row in rows:
         print(row)
     command = (
-        f"python benchmarks/pose_posterior.py --pairs {arguments.pairs} --parity {arguments.parity} "
-        f"--stacks {arguments.stacks} --offset {arguments.offset}"
+        f"python benchmarks/pose_posterior.py --pairs {given.pairs} --parity {given.parity} "
+        f"--stacks {given.stacks} --scales {given.scales} --offset {given.offset}"
     )
     print(record.write("pose_posterior", rows, command=command, targets=TARGETS).name)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import anndata
@@ -132,7 +131,7 @@ def slabs(seed: int) -> Pair:
     first = int(rng.integers(0, 7))
     lower, upper = np.flatnonzero(inside & (layer == first)), np.flatnonzero(inside & (layer == first + 1))
     center = xy[rng.choice(upper)]
-    number = int(np.exp(rng.uniform(np.log(80), np.log(900))))
+    number = int(np.exp(rng.uniform(np.log(150), np.log(1000))))
     source = upper[np.argsort(((xy[upper] - center) ** 2).sum(1))[:number]]
     source = source[rng.random(len(source)) < rng.uniform(0.6, 1.0)]
     offset = rng.normal(size=2) * 60
@@ -175,6 +174,11 @@ def typed_sections() -> tuple[Any, np.ndarray, np.ndarray]:
     return table, np.asarray(adata.obsm["spatial"], float)[:, :2], adata.obs["z"].to_numpy(float)
 
 
+def on_target(pair: Pair) -> np.ndarray:
+    """Source cells whose true place has a target cell within one pitch: where the target's tissue is."""
+    return cKDTree(pair.target[1]).query(pair.places)[0] < pitch_of(pair.target[1])
+
+
 def in_target(pair: Pair) -> np.ndarray:
     """Source cells whose true place the target shows."""
     return cKDTree(pair.target[1]).query(pair.places)[0] < 2 * pitch_of(pair.target[1])
@@ -185,9 +189,16 @@ def rigid_truth(pair: Pair) -> Affine:
     return procrustes(np.asarray(pair.source[1], float), pair.places, in_target(pair) * 1.0, mirrored=pair.mirrored)
 
 
-def all_pairs(number: int, offset: int) -> Iterator[Pair]:
-    """Pairs of every kind in turn; both uses of every kind come up alike."""
-    makers = (simulated, halves, slabs, halves, simulated)
-    for n in range(number):
-        turn, which = divmod(n, len(makers))
-        yield makers[which](offset + (turn if which == 2 else 2 * turn + (which > 2)))
+def one_pair(n: int, offset: int) -> Pair:
+    """The ``n``-th pair: every kind in turn; both uses of every kind come up alike."""
+    makers = (simulated, halves, slabs, halves, simulated, slabs)
+    turn, which = divmod(n, len(makers))
+    return makers[which](offset + 2 * turn + (which > 2))
+
+
+def scaled(seed: int) -> tuple[Pair, float]:
+    """A simulated pair whose source is smaller or larger than the target shows it, and what brings it back."""
+    pair = simulated(seed)
+    factor = float(np.random.default_rng([6, seed]).uniform(0.93, 1.07))
+    values, xy = pair.source
+    return pair._replace(source=(values, xy / factor)), factor

@@ -1,7 +1,8 @@
 """What each spot says about a pose: its pull, its information, and how far tissue patches disagree.
 
 Coordinates of a pose here: (angle times the root mean square arm, shift x, shift y), all in pitches, about the mean
-place of the overlapping spots, so that one unit means the same in all three.
+place of the overlapping spots, so that one unit means the same in all three. Where a scale is asked for, the fourth is
+the logarithm of the scale times that arm.
 """
 
 from __future__ import annotations
@@ -56,14 +57,19 @@ class Pull:
     weights: Float[Array, "n"]
     center: Float[Array, "2"]
     arm: Float[Array, ""]
-    scores: Float[Array, "n 3"]
-    information: Float[Array, "n 3 3"]
+    scores: Float[Array, "n d"]
+    information: Float[Array, "n d d"]
     evidence: Float[Array, ""]
     patch: Int[Array, "o n"]
 
 
 def pull(pair: FieldPair, pose: tuple[Any, Any, Any], *, step: float = 0.5) -> Pull:
-    """Scores of all spots at a pose, and their central differences.
+    """Scores of all spots at a rigid pose ``(angle, shift in pitches, mirrored)``, see :func:`pull_placed`."""
+    return pull_placed(pair, place(pair.points, pose), step=step)
+
+
+def pull_placed(pair: FieldPair, placed: Float[Array, "n 2"], *, step: float = 0.5, scale: bool = False) -> Pull:
+    """Scores of all spots where a pose has put them, and their central differences.
 
     Differences over ``± step`` pitches see the evidence as wide as the field is smooth; the Gauss-Newton curvature
     would count the noise of the field's slope as information.
@@ -72,17 +78,20 @@ def pull(pair: FieldPair, pose: tuple[Any, Any, Any], *, step: float = 0.5) -> P
     ----------
     pair
         The two sections.
-    pose
-        ``(angle, shift in pitches, mirrored)``, see ``pairs.place``.
+    placed
+        The points of the source in the target's frame, pitches.
     step
         Half the width of the differences, pitches.
+    scale
+        Whether the scores have a fourth entry, along the logarithm of an isotropic scale.
     """
-    placed = place(pair.points, pose)
-    motions = step * jnp.concatenate([jnp.zeros((1, 3)), jnp.eye(3), -jnp.eye(3)])
+    size = 4 if scale else 3
+    motions = step * jnp.concatenate([jnp.zeros((1, size)), jnp.eye(size), -jnp.eye(size)])
 
     def see(held: tuple[Any, Any, Any], motion: Any) -> Any:
         weights, center, arm = held
-        there = rigid(motion[0] / arm, motion[1:], center=center)(placed)
+        swollen = center + jnp.exp(motion[3] / arm) * (placed - center) if scale else placed
+        there = rigid(motion[0] / arm, motion[1:3], center=center)(swollen)
         seen = look(pair.field, there)
         cover = pair.weights * seen.cover
         # One body for all motions, the first one standing still, compiles the costly look once.
@@ -96,20 +105,23 @@ def pull(pair: FieldPair, pose: tuple[Any, Any, Any], *, step: float = 0.5) -> P
             return score(seen.replace(values=values), pair.features, weights, samples=pair.mixed).evidence
 
         force = jnp.einsum("np,npk->nk", jax.grad(evidence)(seen.values), seen.slopes)
-        lever = there - center - motion[1:]
+        lever = there - center - motion[1:3]
         turn = (lever[:, 0] * force[:, 1] - lever[:, 1] * force[:, 0]) / arm
+        parts = [turn[:, None], force]
+        if scale:
+            parts.append((lever * force).sum(1)[:, None] / arm)
         whole = score(seen, pair.features, cover, samples=pair.mixed).evidence
-        return (weights, center, arm), (jnp.concatenate([turn[:, None], force], 1), whole)
+        return (weights, center, arm), (jnp.concatenate(parts, 1), whole)
 
     start = (pair.weights, jnp.zeros(2), jnp.ones(()))
     (held, center, arm), (scores, evidence) = jax.lax.scan(see, start, motions)
-    information = jnp.moveaxis(scores[4:] - scores[1:4], 0, -1) / (2 * step)
+    information = jnp.moveaxis(scores[1 + size :] - scores[1 : 1 + size], 0, -1) / (2 * step)
     information = 0.5 * (information + information.swapaxes(1, 2))
     patch = jax.lax.map(lambda turn: patches(placed, held, orientation=turn), jnp.array(ORIENTATIONS))
     return Pull(placed, held, center, arm, scores[0], information, evidence[0], patch)
 
 
-def inverse(information: Float[Array, "*b 3 3"]) -> Float[Array, "*b 3 3"]:
+def inverse(information: Float[Array, "*b d d"]) -> Float[Array, "*b d d"]:
     """Inverse of a symmetric matrix, its eigenvalues raised to ``LEAST_EIGENVALUE`` of the largest one."""
     values, vectors = jnp.linalg.eigh(information)
     least = jnp.maximum(LEAST_EIGENVALUE * values[..., -1:], 1e-6)
@@ -151,8 +163,9 @@ def temperature(found: Pull) -> Float[Array, ""]:
     """How much wider the spread of the pose is than the curvature says: from the disagreement of tissue halves.
 
     Each half ``a`` of the patches would move the pose by ``inverse(H_a) g_a``; half the difference ``d`` of two
-    complementary halves scatters like the error of the whole. Returned is the mean of ``d' H d / 3`` over balanced
-    halves (the rows of a Hadamard matrix) of patches cut along three orientations. Nothing is aligned again.
+    complementary halves scatters like the error of the whole. Returned is the mean of ``d' H d``, over the number of
+    coordinates, of balanced halves (the rows of a Hadamard matrix) of patches cut along three orientations. Nothing is
+    aligned again.
 
     References
     ----------
@@ -169,7 +182,7 @@ def temperature(found: Pull) -> Float[Array, ""]:
         halves = inverse(jnp.einsum("hsk,kab->hsab", sides, parts))
         moves = jnp.einsum("hsab,hsk,kb->hsa", halves, sides, slopes)
         apart = 0.5 * (moves[0] - moves[1])
-        return jnp.einsum("sa,ab,sb->s", apart, curvature, apart) / 3
+        return jnp.einsum("sa,ab,sb->s", apart, curvature, apart) / len(curvature)
 
     return jnp.mean(jax.lax.map(ratio, found.patch))
 

@@ -2,60 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.scipy.stats import norm
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from spatialjax.registration.calibration import CALIBRATION, Calibration, mode_weights, widening
 from spatialjax.registration.curvature import inverse, pull, temperature, warp_variance
 from spatialjax.registration.evidence import look
 from spatialjax.registration.pairs import FieldPair, from_affine, place
+from spatialjax.registration.scale import ScaleSpread, scale_spread
 from spatialjax.transforms import Affine, rigid
 
-
-class Calibration(NamedTuple):
-    """Constants that turn the curvature of the evidence into regions that cover; see ``pose_posterior``.
-
-    Attributes
-    ----------
-    base, small
-        A pose covariance is multiplied by ``base + small / n`` for ``n`` overlapping spots.
-    coolest, hottest
-        Range that the temperature of a pair is clipped to.
-    power
-        Power of the temperature that multiplies the covariance: below 1, because a temperature is itself uncertain.
-    chance, coolest_modes
-        Modes weigh ``exp(evidence / t)`` with ``t = threshold / chance``, and at least ``coolest_modes``: evidence that
-        unrelated tissue reaches more easily counts for less.
-    warp_gain
-        Factor on the estimated variance of the warp, which sees a large displacement as a smaller one.
-    warp_prior, warp_sd
-        Mean and standard deviation of what is known of a warp's variance before a pair is seen, pitches squared.
-    least_spots
-        Pairs with fewer overlapping spots are not determined.
-    """
-
-    base: float = 0.6
-    small: float = 30.0
-    coolest: float = 0.2
-    hottest: float = 4.0
-    power: float = 0.75
-    chance: float = 4.0
-    coolest_modes: float = 0.5
-    warp_gain: float = 2.5
-    warp_prior: float = 0.05
-    warp_sd: float = 0.2
-    least_spots: float = 120.0
-
-
-#: Constants in use for all technologies.
-CALIBRATION = Calibration()
 #: A runner-up at least this probable makes a pair ambiguous.
 AMBIGUOUS = 0.1
 #: A spot sees the target's tissue where its cover is above this; at a straight edge the cover is one half.
 EDGE_COVER = 0.25
+#: What cells show of the edge of their tissue: standard deviation of its place, pitches.
+EDGE_SD = 0.5
 #: A mode within this many standard deviations of a better one is the same mode.
 SAME_MODE = 2.5
 
@@ -91,6 +59,8 @@ class PosePosterior:
         How much wider than its curvature each mode was found to spread, before clipping.
     spots
         Number of source spots, weighed, that each mode matches.
+    scale
+        How much larger the target shows the tissue, where that was asked for.
     """
 
     poses: Affine
@@ -104,6 +74,7 @@ class PosePosterior:
     ambiguous: Bool[Array, ""]
     temperature: Float[Array, "k"]
     spots: Float[Array, "k"]
+    scale: ScaleSpread | None = None
 
 
 class OverlapInterval(NamedTuple):
@@ -124,9 +95,9 @@ class _Mode(NamedTuple):
     spots: Any
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="scale")
 def pose_posterior(
-    pair: FieldPair, poses: Affine, threshold: Any, *, calibration: Calibration = CALIBRATION
+    pair: FieldPair, poses: Affine, threshold: Any, *, calibration: Calibration = CALIBRATION, scale: bool = False
 ) -> PosePosterior:
     r"""Posterior of the pose of a pair from its refined hypotheses.
 
@@ -140,11 +111,13 @@ def pose_posterior(
     :math:`T` from how far halves of the tissue disagree (``curvature.temperature``), :math:`\sigma_u^2` from what
     neighbouring cells agree on and no rigid pose explains (``curvature.warp_variance``), shrunk by its error towards
     ``warp_prior``. Modes weigh :math:`\exp(L_k / t)`, with :math:`t` in proportion to the evidence that unrelated
-    tissue reaches: a tissue that resembles itself elsewhere is not believed as easily.
+    tissue reaches (a tissue that resembles itself elsewhere is not believed as easily) and to the same
+    :math:`\operatorname{clip}(T)^{q}`: evidence that halves of the tissue contradict can no more choose between poses
+    than it can place one.
 
-    One set of constants serves all technologies. They were settled on earlier seeds of the tissues of
-    ``benchmarks/pose_posterior.py``, both halves of which were looked at; its results judge them on pairs of new seeds
-    (not of new tissues), and its row ``fitted`` says what the present features ask for.
+    One set of constants serves all technologies. They were settled on the fitting halves of earlier seeds of the
+    tissues of ``benchmarks/pose_posterior.py``, with an eye on the other halves; its results judge them on pairs of new
+    seeds (not of new tissues), and its row ``fitted`` says what the present features ask for.
 
     Parameters
     ----------
@@ -156,6 +129,9 @@ def pose_posterior(
         Evidence that unrelated sections reach (``null_evidence``), nats.
     calibration
         Constants.
+    scale
+        Whether to estimate an isotropic scale of each mode too (sections shrink as they are fixed); the rest of the
+        posterior is the same with and without.
 
     Returns
     -------
@@ -164,7 +140,8 @@ def pose_posterior(
 
     References
     ----------
-    Huber (1967), Proc. Fifth Berkeley Symp. 1, for the spread of estimates where the likelihood is not the true one.
+    Huber (1967), Proc. Fifth Berkeley Symp. 1, for the spread of estimates where the likelihood is not the true one;
+    Bissiri, Holmes & Walker (2016), J. R. Stat. Soc. B 78, for posteriors from a likelihood that is tempered.
     """
     poses = Affine(jnp.asarray(poses.matrix, jnp.float32), jnp.asarray(poses.shift, jnp.float32))
     real = jnp.isfinite(poses.matrix).all((1, 2)) & jnp.isfinite(poses.shift).all(1)
@@ -174,9 +151,7 @@ def pose_posterior(
     modes = _ranked(modes._replace(evidence=jnp.where(_repeated(modes), -jnp.inf, modes.evidence)))
     poses, evidence = modes.pose, modes.evidence
     any_mode = jnp.isfinite(evidence[0])
-    heat = jnp.maximum(threshold / calibration.chance, calibration.coolest_modes)
-    probability = jnp.exp(jnp.where(jnp.isfinite(evidence), (evidence - evidence[0]) / heat, -jnp.inf))
-    probability = probability / jnp.maximum(probability.sum(), 1e-12)
+    probability = mode_weights(evidence, modes.temperature[0], threshold, constants=calibration)
     return PosePosterior(
         poses=poses,
         evidence=evidence,
@@ -189,6 +164,7 @@ def pose_posterior(
         ambiguous=probability[1:].max(initial=0.0) >= AMBIGUOUS,
         temperature=modes.temperature,
         spots=modes.spots,
+        scale=scale_spread(pair, poses, calibration=calibration) if scale else None,
     )
 
 
@@ -197,8 +173,6 @@ def _mode(pair: FieldPair, pose: Affine, constants: Calibration) -> _Mode:
     found = pull(pair, local)
     heat = temperature(found)
     spots = found.weights.sum()
-    factor = jnp.clip(heat, constants.coolest, constants.hottest) ** constants.power
-    factor = factor * (constants.base + constants.small / jnp.maximum(spots, 1.0))
     scale = jnp.stack([1.0 / found.arm, pair.unit, pair.unit])
     raw, error = (constants.warp_gain * value for value in warp_variance(pair, found))
     raw = jnp.maximum(raw, 0.0)
@@ -208,7 +182,7 @@ def _mode(pair: FieldPair, pose: Affine, constants: Calibration) -> _Mode:
     return _Mode(
         pose,
         jnp.where(jnp.isfinite(found.evidence), found.evidence, -jnp.inf),
-        factor * inverse(found.information.sum(0)) * scale[:, None] * scale[None, :],
+        widening(heat, spots, constants) * inverse(found.information.sum(0)) * scale[:, None] * scale[None, :],
         found.center * pair.unit + pair.centers[1],
         warp * pair.unit**2,
         heat,
@@ -281,7 +255,10 @@ def log_density(posterior: PosePosterior, poses: Affine) -> Float[Array, "d"]:
 def overlap_interval(
     key: Key[Array, ""], pair: FieldPair, posterior: PosePosterior, *, draws: int = 64, level: float = 0.9
 ) -> OverlapInterval:
-    """Share of the source's spots on the target's tissue, over draws of the posterior.
+    """Share of the source's spots on the target's tissue, over draws of the posterior and of the tissue's edge.
+
+    Where the edge lies is not known better than by half a spacing (``EDGE_SD``) and by the warp between the sections:
+    each draw has it further in or out.
 
     Parameters
     ----------
@@ -296,18 +273,23 @@ def overlap_interval(
     level
         Probability of the interval, equal tails.
     """
-    shares = _shares(pair, sample_poses(key, posterior, draws=draws)[0])
+    pose_key, edge_key = jax.random.split(key)
+    # The cover falls off an edge like a normal distribution of about a pitch.
+    spread = jnp.sqrt(EDGE_SD**2 + posterior.warp / pair.unit**2)
+    edges = norm.cdf(norm.ppf(EDGE_COVER) + spread * jax.random.normal(edge_key, (draws,)))
+    shares = _shares(pair, sample_poses(pose_key, posterior, draws=draws)[0], edges)
     low, high = jnp.quantile(shares, jnp.array([0.5 - level / 2, 0.5 + level / 2]))
     return OverlapInterval(shares.mean(), low, high)
 
 
 @jax.jit
-def _shares(pair: FieldPair, poses: Affine) -> Any:
-    def one(pose: Affine) -> Any:
-        inside = look(pair.field, place(pair.spots, from_affine(pair, pose))).cover > EDGE_COVER
+def _shares(pair: FieldPair, poses: Affine, edges: Any) -> Any:
+    def one(drawn: tuple[Affine, Any]) -> Any:
+        pose, edge = drawn
+        inside = look(pair.field, place(pair.spots, from_affine(pair, pose))).cover > edge
         return (pair.weights * inside).sum() / jnp.maximum(pair.weights.sum(), 1.0)
 
-    return jax.lax.map(one, poses)
+    return jax.lax.map(one, (poses, edges))
 
 
 def cell_covariance(

@@ -260,7 +260,7 @@ def test_log_density_is_that_of_a_normal_mixture(posterior: Any) -> None:
 
 
 def test_the_overlap_has_an_interval_that_holds_the_truth() -> None:
-    """The target shows the right three quarters of the source; without noise in the pose the interval closes."""
+    """The target shows the right three quarters of the source; without noise in the pose the interval narrows."""
     rng = np.random.default_rng(9)
     made = pairs.field_pair(section(rng), section(rng, 350, low=400.0))
     found = pose_posterior(made, refined(made, NOWHERE), CHANCE)
@@ -269,7 +269,9 @@ def test_the_overlap_has_an_interval_that_holds_the_truth() -> None:
     assert wide.low < wide.mean < wide.high
     assert wide.low - 0.03 < 0.75 < wide.high + 0.03
     tight = interval(found.replace(covariance=1e-6 * found.covariance))
-    assert tight.high - tight.low < 0.2 * (wide.high - wide.low)
+    assert 0.0 < tight.high - tight.low < wide.high - wide.low, "the edge of the tissue stays as unsure as it was"
+    warped = interval(found.replace(covariance=1e-6 * found.covariance, warp=made.unit**2))
+    assert warped.high - warped.low > 1.3 * (tight.high - tight.low), "a warp moves the edge too"
 
 
 def chain_edges(rng: np.random.Generator, poses: list[Affine], pairs_of: Any, *, shared: float) -> list[PoseEdge]:
