@@ -21,6 +21,7 @@ _NAMESPACES = (
     "histology",
     "io",
     "losses",
+    "markers",
     "methods",
     "metrics",
     "nn",

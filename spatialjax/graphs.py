@@ -7,6 +7,7 @@ spot keeps an empty row, spots at the same place are neighbours at distance 0, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -103,6 +104,15 @@ def radius(xy: Float[np.ndarray, "n d"], r: float) -> Neighbors:
     return _table(np.concatenate([pairs[:, 0], pairs[:, 1]]), np.concatenate([pairs[:, 1], pairs[:, 0]]), xy)
 
 
+def scaled_radius(xy: Float[np.ndarray, "n d"], reach: float) -> Neighbors:
+    """All other spots within ``reach`` pitches (see :func:`spacing`) of each spot, the nearest first.
+
+    A ``reach`` of 1.6 gives 6 neighbours on a hexagonal lattice, 8 on a square one, and 8 on average at random.
+    """
+    pitch = spacing(xy).pitch
+    return radius(xy, reach * pitch) if np.isfinite(pitch) else _table(np.zeros(0, int), np.zeros(0, int), _points(xy))
+
+
 def lattice(xy: Float[np.ndarray, "n d"], *, tolerance: float = 1.2) -> Neighbors:
     """The direct neighbours on a lattice: 6 on a hexagonal one, 4 on a square one, fewer at edges and holes.
 
@@ -186,6 +196,41 @@ def cross_slice(
     index, distance = _query(cKDTree(target), source, min(k, len(target)))
     used = np.isfinite(distance) & (distance <= reach)
     return _fixed_width(index, used, width=k, blank=np.zeros(len(source), int))
+
+
+def within_sections(section: Slice, build: Callable[[Float[np.ndarray, "n d"]], Neighbors]) -> Slice:
+    """The section with a graph: the one that it has, or one built for its spots.
+
+    Where ``extra["section"]`` numbers the sections that were put together, each gets a graph of its own and no edge
+    joins two of them. Padding has no edges.
+
+    Parameters
+    ----------
+    section
+        One section, or several in one slice.
+    build
+        Coordinates (µm) of one section to its neighbours, e.g. ``lambda xy: graphs.knn(xy, 6)``; weights are kept.
+
+    Returns
+    -------
+    Slice
+        With ``edges``; the table is as wide as the widest one that ``build`` gave.
+    """
+    if section.edges is not None:
+        return section
+    real = np.flatnonzero(np.asarray(section.mask))
+    xy = np.asarray(section.xy, np.float64)
+    number = section.extra.get("section")
+    group = np.zeros(len(xy), int) if number is None else np.asarray(number)
+    parts = [real[group[real] == each] for each in np.unique(group[real])]
+    tables = [build(xy[rows]) for rows in parts]
+    width = max((table.index.shape[1] for table in tables), default=1)
+    index = np.repeat(np.arange(len(xy), dtype=np.int32)[:, None], width, 1)
+    weight = np.zeros((len(xy), width), np.float32)
+    for rows, table in zip(parts, tables, strict=True):
+        places = np.s_[rows, : table.index.shape[1]]
+        index[places], weight[places] = rows[np.asarray(table.index)], table.weight
+    return section.replace(edges=Neighbors(jnp.asarray(index), jnp.asarray(weight)))
 
 
 def adjacency(neighbors: Neighbors, *, columns: int | None = None) -> sp.csr_matrix:

@@ -102,6 +102,47 @@ def seen_genes(values: Sequence[Any], *, number: int = MAX_GENES, least: int = 6
     return np.sort(keep[np.argsort(-shares[keep], kind="stable")[:number]])
 
 
+def variable_genes(values: Sequence[Any], *, number: int, bins: int = 20) -> np.ndarray:
+    """Positions of the genes whose log values vary most for their mean, by normalised dispersion, over all sections.
+
+    Genes are put into ``bins`` of equal size by their mean; in each bin log(variance / mean) is centred by its median
+    and scaled by its median absolute deviation. The dispersion of a gene is its mean over the sections.
+
+    Parameters
+    ----------
+    values
+        One (n_i, g) matrix of log1p values for each section.
+    number
+        Number of genes; all where there are no more.
+    bins
+        Number of groups of genes of similar mean.
+
+    Returns
+    -------
+    array
+        Sorted positions.
+
+    References
+    ----------
+    Satija et al. (2015), Nature Biotechnology 33; Zheng et al. (2017), Nature Communications 8.
+    """
+    width = values[0].shape[1]
+    if width <= number:
+        return np.arange(width)
+    total = np.zeros(width)
+    for matrix in values:
+        table = sp.csr_matrix(matrix, dtype=np.float64)
+        mean = np.asarray(table.mean(0)).ravel()
+        variance = np.maximum(np.asarray(table.multiply(table).mean(0)).ravel() - mean**2, 0.0)
+        dispersion = np.log(np.maximum(variance, 1e-12) / np.maximum(mean, 1e-12))
+        groups = np.array_split(np.argsort(mean, kind="stable"), bins)
+        for group in groups:
+            middle = np.median(dispersion[group])
+            spread = np.median(np.abs(dispersion[group] - middle))
+            total[group] += np.where(mean[group] > 0, (dispersion[group] - middle) / max(spread, 1e-6), -np.inf)
+    return np.sort(np.argsort(-total, kind="stable")[:number])
+
+
 def shared_embedding(
     values: Sequence[Any],
     xy: Sequence[Float[np.ndarray, "n d"]],

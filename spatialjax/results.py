@@ -67,6 +67,25 @@ class Embedding:
 
 
 @struct.dataclass
+class DomainGenes:
+    """Genes that the domains rest on.
+
+    Attributes
+    ----------
+    score
+        (K, g) how much each gene says of each domain, on a scale of the method's own; larger is more.
+    false_discovery_rate
+        (K, g) expected share of chance findings among the genes with at least this score.
+    selected
+        (K, g) whether the gene counts as one of the domain.
+    """
+
+    score: Float[Array, "k g"]
+    false_discovery_rate: Float[Array, "k g"]
+    selected: Bool[Array, "k g"]
+
+
+@struct.dataclass
 class Domains:
     """Regions of a tissue.
 
@@ -78,11 +97,20 @@ class Domains:
         (n, p) features that the domains were found in, 0 on padding; None where there are none.
     converged
         Whether the method met its own stopping rule.
+    members
+        (n, m) labels of each member, where the domains are a consensus of several partitions; 0 on padding.
+    agreement
+        (n,) share of the members that agree with the domain of the spot, 0 on padding; None without members.
+    genes
+        Genes of the domains, where the method finds them.
     """
 
     probability: Float[Array, "n k"]
     embedding: Float[Array, "n p"] | None
     converged: Bool[Array, ""]
+    members: Int[Array, "n m"] | None = None
+    agreement: Float[Array, "n"] | None = None
+    genes: DomainGenes | None = None
 
     @property
     def labels(self) -> Int[Array, "n"]:
@@ -91,8 +119,8 @@ class Domains:
 
     @property
     def confidence(self) -> Float[Array, "n"]:
-        """Share of that domain."""
-        return self.probability.max(-1)
+        """Share of the members that agree, where there are members; else the share of the domain."""
+        return self.probability.max(-1) if self.agreement is None else self.agreement
 
 
 @struct.dataclass
@@ -140,7 +168,7 @@ class CenterSlice:
 PER_SPOT: dict[type, tuple[str, ...]] = {
     Alignment: ("overlap",),
     Embedding: ("values",),
-    Domains: ("probability", "embedding"),
+    Domains: ("probability", "embedding", "members", "agreement"),
 }
 
 

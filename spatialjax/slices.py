@@ -145,6 +145,55 @@ def make_slice(
     )
 
 
+def section_members(section: Slice) -> Float[np.ndarray, "n s"]:
+    """Which of the sections that were put together each spot belongs to, one column a section, on the host.
+
+    Parameters
+    ----------
+    section
+        One section, or several with their numbers in ``extra["section"]``.
+
+    Returns
+    -------
+    array
+        1 at the section of each real spot, else 0; columns in the order of the numbers.
+    """
+    real = np.flatnonzero(np.asarray(section.mask))
+    number = np.asarray(section.extra["section"]) if "section" in section.extra else np.zeros(section.capacity)
+    names, column = np.unique(number[real], return_inverse=True)
+    members = np.zeros((section.capacity, len(names)), np.float32)
+    members[real, column.reshape(-1)] = 1.0
+    return members
+
+
+def in_canonical_order(section: Slice) -> tuple[Slice, Int[np.ndarray, " n"]]:
+    """The section with its real spots sorted by section and place, and where each spot went, on the host.
+
+    A method that draws noise for each spot by its number works on the sorted section, so that a permutation of the
+    spots permutes its result. Spots of one section at one place are sorted by their features.
+
+    Parameters
+    ----------
+    section
+        One section, or several with their numbers in ``extra["section"]``.
+
+    Returns
+    -------
+    tuple
+        The sorted section, and ``place``: ``sorted_values[place]`` are the values in the order of ``section``.
+    """
+    xy, features = np.asarray(section.xy), np.asarray(section.features)
+    number = np.asarray(section.extra["section"]) if "section" in section.extra else np.zeros(section.capacity)
+    order = np.lexsort([*features.T[::-1], *xy.T[::-1], number, ~np.asarray(section.mask)])
+    place = np.empty(section.capacity, np.int32)
+    place[order] = np.arange(section.capacity)
+    edges = section.edges
+    bare = jax.tree.map(lambda leaf: jnp.asarray(leaf)[order], section.replace(edges=None))
+    if edges is not None:
+        edges = Neighbors(jnp.asarray(place)[edges.index][order], jnp.asarray(edges.weight)[order])
+    return bare.replace(edges=edges), place
+
+
 def stack(slices: Sequence[Any]) -> Any:
     """A batch of equally padded sections (or of any equal pytrees) along a new leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *slices)

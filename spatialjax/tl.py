@@ -5,8 +5,7 @@ Lengths are in µm, angles in degrees unless a name says otherwise. Inputs are n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from spatialjax.atlas.labels import LabelTransfer, transfer_labels
 from spatialjax.atlas.reconstruction import Options, PairAlignment, Reconstruction
+from spatialjax.atlas.regions import Regions, domains
 from spatialjax.atlas.register import Registration, add_section, register
 from spatialjax.atlas.watch import Event, Watch
 from spatialjax.transforms import Affine
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 __all__ = [
     "LabelTransfer",
     "PairAlignment",
+    "Regions",
     "Registration",
     "add_section",
     "align",
+    "domains",
     "reconstruct",
     "register",
     "transfer_labels",
@@ -153,6 +155,7 @@ def reconstruct(
     >>> result.atlas.obsm["spatial3d"]  # doctest: +SKIP
     """
     from spatialjax.atlas import decided, decisions_file, intake, job
+    from spatialjax.atlas.console import listening
     from spatialjax.atlas.reuse import begun_from
 
     chosen = decisions_file.read(decisions) or None
@@ -162,25 +165,14 @@ def reconstruct(
         _path(out), _path(checkpoint), resume=resume, overwrite=overwrite, keep_checkpoint=keep_checkpoint
     )
     destination.check()
-    with _listening(progress) as listener:
+    with listening(progress) as listener:
         watch = Watch(listener)
         with watch.step("input", "reading the sections"):
             entry = intake.open_in_order(
-                adatas,
-                names=names,
-                order_by=order_by,
-                slice_key=slice_key,
-                units=units,
-                pitch=pitch,
-                gap=gap,
-                z=z,
-                feature_key=feature_key,
-                layer=layer,
-                histology=histology,
-                spatial_key=spatial_key,
-                duplicates=duplicates,
-                allow_spacing_mismatch=allow_spacing_mismatch,
-            )
+                adatas, names=names, order_by=order_by, slice_key=slice_key, units=units, pitch=pitch, gap=gap, z=z,
+                feature_key=feature_key, layer=layer, histology=histology, spatial_key=spatial_key,
+                duplicates=duplicates, allow_spacing_mismatch=allow_spacing_mismatch,
+            )  # fmt: skip
             entry = decided.followed(entry, options)
         destination = begun_from(reuse, entry, options, destination=destination)
         return job.run_job(entry, options, destination, watch=watch, source="spatialjax.tl.reconstruct")
@@ -269,16 +261,3 @@ def align(
 
 def _path(given: str | Path | None) -> Path | None:
     return None if given is None else Path(given)
-
-
-@contextmanager
-def _listening(progress: bool | Callable[[Event], None]) -> Iterator[Callable[[Event], None] | None]:
-    if callable(progress):
-        yield progress
-    elif progress:
-        from spatialjax.atlas import console
-
-        with console.progress() as listener:
-            yield listener
-    else:
-        yield None

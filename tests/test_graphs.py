@@ -175,3 +175,41 @@ def test_graphs_tuple_needs_edges_and_one_section(rng):
     section = make_slice(np.zeros((3, 1)), np.arange(6.0).reshape(3, 2))
     with pytest.raises(ValueError, match="neighbour table"):
         graphs.to_graphs_tuple(section)
+
+
+def test_sections_put_together_get_graphs_of_their_own_that_never_meet(rng):
+    """Interleaved rows of two sections on one place: the edges are those of each section alone."""
+    xy = rng.uniform(0, 10, (20, 2))
+    number = np.arange(20) % 2
+    joined = make_slice(np.zeros((20, 1)), xy, capacity=24, extra={"section": number.astype(np.int32)})
+    joined = graphs.within_sections(joined, lambda own: graphs.knn(own, 3))
+    found = pairs_of(joined.edges)
+    for each in range(2):
+        rows = np.flatnonzero(number == each)
+        alone = {(int(rows[i]), int(rows[j])) for i, j in pairs_of(graphs.knn(xy[rows], 3))}
+        assert {pair for pair in found if number[pair[0]] == each} == alone
+    np.testing.assert_array_equal(joined.edges.index[20:], np.repeat(np.arange(20, 24)[:, None], 3, 1))
+
+
+def test_a_section_that_brings_its_graph_keeps_it(rng):
+    """Edges of the caller, e.g. across sections, are used as they are; without a number there is one section."""
+    xy = rng.uniform(0, 10, (12, 2)).astype(np.float32)
+    table = graphs.knn(xy, 2)
+    given = make_slice(np.zeros((12, 1)), xy, edges=table)
+    assert graphs.within_sections(given, lambda own: graphs.knn(own, 5)) is given
+    bare = graphs.within_sections(make_slice(np.zeros((12, 1)), xy), lambda own: graphs.knn(own, 2))
+    assert pairs_of(bare.edges) == pairs_of(table)
+
+
+def test_a_reach_in_pitches_finds_the_same_neighbours_whatever_the_unit(rng):
+    """Six on a hexagonal lattice, eight on a square one, about eight at random; none for a lone spot."""
+    column, row = (each.ravel() for each in np.meshgrid(np.arange(15.0), np.arange(15.0)))
+    inside = (np.abs(column - 7) < 5) & (np.abs(row - 7) < 5)
+    hexagonal = np.stack([column + 0.5 * (row % 2), row * np.sqrt(3) / 2], 1)
+    for lattice, count in ((hexagonal, 6), (np.stack([column, row], 1), 8)):
+        for unit in (1e-3, 137.0):
+            degree = graphs.scaled_radius(unit * lattice, 1.6).weight.sum(1)
+            assert (degree[inside] == count).all()
+    random = rng.uniform(0, 1, (3000, 2))
+    assert abs(graphs.scaled_radius(random, 1.6).weight.sum(1).mean() - 8.0) < 0.8
+    assert not graphs.scaled_radius(np.zeros((1, 2)), 1.6).weight.any()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spatialjax.results import Alignment, Embedding, crop
-from spatialjax.slices import Neighbors, bucket, make_slice, stack, unstack
+from spatialjax.slices import Neighbors, bucket, in_canonical_order, make_slice, section_members, stack, unstack
 from spatialjax.tiles import row_keys, tile
 from spatialjax.transforms import Affine, identity, rigid
 
@@ -329,3 +329,31 @@ def test_cropping_cuts_per_spot_fields_only() -> None:
 def test_a_result_that_cropping_does_not_know_is_refused() -> None:
     with pytest.raises(TypeError, match=r"Alignment, Embedding.*found dict: add it to PER_SPOT"):
         crop({"values": jnp.ones(8)}, 5)
+
+
+def test_members_name_the_section_of_each_real_spot():
+    """Numbers need not be consecutive, padding belongs to no section, and without numbers there is one section."""
+    number = np.array([7, 2, 7], np.int32)
+    both = make_slice(np.zeros((3, 1)), np.zeros((3, 2)), capacity=5, extra={"section": number})
+    np.testing.assert_array_equal(section_members(both), [[0, 1], [1, 0], [0, 1], [0, 0], [0, 0]])
+    alone = make_slice(np.zeros((3, 1)), np.zeros((3, 2)), capacity=5)
+    np.testing.assert_array_equal(section_members(alone)[:, 0], [1, 1, 1, 0, 0])
+
+
+def test_the_canonical_order_does_not_depend_on_the_order_of_the_caller():
+    """A permuted section is sorted to the same arrays, edges with it, and the places lead back; padding stays last."""
+    rng = np.random.default_rng(3)
+    xy, values = rng.integers(0, 3, (12, 2)).astype(float), rng.normal(size=(12, 2))
+    index = (np.arange(12)[:, None] + [1, 2]) % 12
+    number = (np.arange(12) % 2).astype(np.int32)
+    order = rng.permutation(12)
+    back = np.argsort(order)
+    weight = np.ones((12, 2), np.float32)
+    one = make_slice(values, xy, capacity=16, edges=Neighbors(index, weight), extra={"section": number})
+    moved = Neighbors(back[index[order]], weight)
+    two = make_slice(values[order], xy[order], capacity=16, edges=moved, extra={"section": number[order]})
+    (first, place), (second, _) = in_canonical_order(one), in_canonical_order(two)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(np.asarray(first.features)[place], one.features)
+    assert first.mask[:12].all() and (np.diff(np.asarray(first.extra["section"])[:12]) >= 0).all()

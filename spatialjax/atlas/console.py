@@ -31,6 +31,24 @@ def progress(console: Any = None) -> Iterator[Callable[[Event], None]]:
         yield heeding(listener, interrupted)
 
 
+@contextmanager
+def listening(shown: bool | Callable[[Event], None]) -> Iterator[Callable[[Event], None] | None]:
+    """The listener that an option ``progress`` asks for.
+
+    Parameters
+    ----------
+    shown
+        Whether to show the steps, or a function that is called with every ``Event``.
+    """
+    if callable(shown):
+        yield shown
+    elif shown:
+        with progress() as listener:
+            yield listener
+    else:
+        yield None
+
+
 def terminal(*, stderr: bool = False) -> Any:
     """A ``rich.console.Console`` that falls silent, and stops nothing, where nobody reads it any more.
 

@@ -74,6 +74,7 @@ def tied_mixture(
     tolerance: float = 1e-5,
     lloyd_steps: int = 0,
     fitted_rows: int = FITTED_ROWS,
+    used: Int[Array, ""] | int | None = None,
 ) -> Mixture:
     """Fit a Gaussian mixture with one covariance by expectation maximisation; the start with the best likelihood.
 
@@ -102,6 +103,9 @@ def tied_mixture(
         Steps of k-means between the k-means++ centres and the first round.
     fitted_rows
         Of more rows, this many are fitted on, spread evenly over the canonical order; all rows get responsibilities.
+    used
+        Number of components in use, at most ``number``; the others stay empty. It may be traced, so that several
+        numbers share one compiled program.
 
     References
     ----------
@@ -121,6 +125,7 @@ def tied_mixture(
         return _maximise(
             x, fit_weight / total, moment, centres,
             shrinkage=shrinkage, steps=steps, tolerance=tolerance, lloyd_steps=lloyd_steps,
+            inside=jnp.arange(number) < (number if used is None else used),
         )  # fmt: skip
 
     runs = each_start(run, jax.random.split(start_key, starts))
@@ -195,7 +200,7 @@ def _scores(
     """Linear scores and the Cholesky factor of the covariance."""
     factor = jax.scipy.linalg.cho_factor(covariance, lower=True)
     slopes = jax.scipy.linalg.cho_solve(factor, means.T)
-    offset = jnp.log(jnp.maximum(share, jnp.finfo(x.dtype).tiny)) - 0.5 * (means.T * slopes).sum(0)
+    offset = jnp.where((share > 0).any(), jnp.log(share), 0) - 0.5 * (means.T * slopes).sum(0)
     return x @ slopes + offset, factor
 
 
@@ -209,6 +214,7 @@ def _maximise(
     steps: int,
     tolerance: float,
     lloyd_steps: int,
+    inside: Bool[Array, " k"],
 ) -> tuple[tuple[Array, Array, Array], Array, Array]:
     """EM from the partition by nearest centre; ``weight`` sums to 1."""
     p, number = x.shape[1], len(centres)
@@ -227,7 +233,9 @@ def _maximise(
         return share, means, (1 - shrinkage) * within + (shrinkage * size + floor) * eye
 
     def nearest(centres: Float[Array, "k p"]) -> Float[Array, "n k"]:
-        return jax.nn.one_hot(nearest_centre(x, centres)[0], number, dtype=x.dtype)
+        # A component that is not in use lies where no row is nearest to it.
+        places = jnp.where(inside[:, None], centres, jnp.finfo(x.dtype).max ** 0.25)
+        return jax.nn.one_hot(nearest_centre(x, places)[0], number, dtype=x.dtype)
 
     def unfinished(state: Any) -> Bool[Array, ""]:
         _, likelihood, before, step = state

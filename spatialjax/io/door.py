@@ -41,6 +41,7 @@ def open_sections(
     allow_spacing_mismatch: bool = False,
     duplicates: Literal["error", "allow"] = "error",
     at_least: int = 2,
+    lengths: bool = True,
 ) -> SectionStack:
     """Check sections and bring them to µm, shared features and a canonical order of their cells.
 
@@ -75,6 +76,9 @@ def open_sections(
         ``"error"`` or ``"allow"``: what to do with cells at exactly the same place.
     at_least
         Smallest number of sections.
+    lengths
+        Whether lengths matter. Where False the unit need not be known, the coordinates stay as they are, and nothing is
+        said about units, spacings and depths.
 
     Returns
     -------
@@ -99,17 +103,19 @@ def open_sections(
         cells = np.asarray(part.adata.obs_names, dtype=str)
         messages += _present(check_distinct(xy, cells=cells, name=part.name, duplicates=duplicates))
     steps = [_steps(part, xy) for part, xy in zip(parts, xys, strict=True)]
+    if not lengths:
+        units, allow_spacing_mismatch, gap = 1.0, True, DEFAULT_GAP if z is None else None
     asked = unit.from_user(units, pitch, steps)
     known = _metadata(parts, xys, spatial_key, needed=asked is None)
     scales = _complete(parts, known, steps) if asked is None else [asked] * len(parts)
-    messages += _unit_messages(parts, scales) + _overruled(parts, known, asked)
-    depths, depth_messages = _depths(parts, thirds, scales, z=z, gap=gap)
-    messages += depth_messages
+    depths, said = _depths(parts, thirds, scales, z=z, gap=gap)
+    said = _unit_messages(parts, scales) + _overruled(parts, known, asked) + said
     for part, xy, scale in zip(parts, xys, scales, strict=True):
         checks.representable_extent(xy * scale.um_per_unit, where=f"section {part.name!r}")
     pitches = [float(np.median(step)) * scale.um_per_unit for step, scale in zip(steps, scales, strict=True)]
-    messages += _unusual(pitches)
-    messages += _present(unit.refuse_other_spacing([p.name for p in parts], pitches, allow=allow_spacing_mismatch))
+    said += _unusual(pitches)
+    said += _present(unit.refuse_other_spacing([p.name for p in parts], pitches, allow=allow_spacing_mismatch))
+    messages += said if lengths else []
     features = read_features(
         [part.adata for part in parts], [part.name for part in parts], feature_key=feature_key, layer=layer
     )

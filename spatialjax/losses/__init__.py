@@ -1,5 +1,6 @@
 """Losses: each gives a sum and a weight, and does not see spots of weight 0."""
 
+from spatialjax.losses.anchors import Anchors, find_anchors
 from spatialjax.losses.assignment import (
     assignment_kl,
     balanced_assignment,
@@ -16,6 +17,7 @@ from spatialjax.losses.reconstruction import gaussian_kl, log_cosine, mse, scale
 from spatialjax.losses.spots import Loss, Weight, of_all, over_spots
 
 __all__ = [
+    "Anchors",
     "Loss",
     "Weight",
     "Pairs",
@@ -24,6 +26,7 @@ __all__ = [
     "barlow",
     "cross_entropy",
     "edge_cross_entropy",
+    "find_anchors",
     "gaussian_kl",
     "info_nce",
     "local_infomax",

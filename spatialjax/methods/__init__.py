@@ -11,6 +11,23 @@ from importlib import resources
 
 from spatialjax.methods.alignment import fields, icp, moments, paste, paste2
 from spatialjax.methods.card import Card, Method, run
+from spatialjax.methods.domains import (
+    banksy,
+    consensus,
+    graphst,
+    hexcnn,
+    hypergraph_wavelets,
+    kmeans,
+    neighbours,
+    sedr,
+    smoothed,
+    spagcn,
+    splane,
+    stagate,
+    stamarker,
+    stcc,
+    stg3net,
+)
 from spatialjax.methods.integration import paste_center
 
 METHODS: dict[str, dict[str, Callable[..., Method]]] = {
@@ -20,6 +37,23 @@ METHODS: dict[str, dict[str, Callable[..., Method]]] = {
         "paste2": paste2.paste2,
         "icp": icp.icp,
         "moments": moments.moments,
+    },
+    "domains": {
+        "banksy": banksy.banksy,
+        "consensus": consensus.consensus,
+        "graphst": graphst.graphst,
+        "hexcnn": hexcnn.hexcnn,
+        "hypergraph_wavelets": hypergraph_wavelets.hypergraph_wavelets,
+        "kmeans": kmeans.kmeans,
+        "neighbours": neighbours.neighbours,
+        "sedr": sedr.sedr,
+        "smoothed": smoothed.smoothed,
+        "spagcn": spagcn.spagcn,
+        "splane": splane.splane,
+        "stagate": stagate.stagate,
+        "stamarker": stamarker.stamarker,
+        "stcc": stcc.stcc,
+        "stg3net": stg3net.stg3net,
     },
     "integration": {
         "paste_center": paste_center.paste_center,
@@ -34,13 +68,30 @@ CARDS: dict[str, dict[str, Card]] = {
         "icp": icp.CARD,
         "moments": moments.CARD,
     },
+    "domains": {
+        "banksy": banksy.CARD,
+        "consensus": consensus.CARD,
+        "graphst": graphst.CARD,
+        "hexcnn": hexcnn.CARD,
+        "hypergraph_wavelets": hypergraph_wavelets.CARD,
+        "kmeans": kmeans.CARD,
+        "neighbours": neighbours.CARD,
+        "sedr": sedr.CARD,
+        "smoothed": smoothed.CARD,
+        "spagcn": spagcn.CARD,
+        "splane": splane.CARD,
+        "stagate": stagate.CARD,
+        "stamarker": stamarker.CARD,
+        "stcc": stcc.CARD,
+        "stg3net": stg3net.CARD,
+    },
     "integration": {
         "paste_center": paste_center.CARD,
     },
 }
 
 #: The method that ``method="auto"`` means, by task.
-DEFAULTS: dict[str, str] = {"alignment": "fields"}
+DEFAULTS: dict[str, str] = {"alignment": "fields", "domains": "consensus"}
 
 __all__ = ["CARDS", "DEFAULTS", "METHODS", "Card", "Method", "citation", "run"]
 

@@ -45,7 +45,8 @@ class Card:
     citation
         Key of the entry in ``docs/references.bib``, or None for a method of this package.
     expects
-        What the features must be: ``"embedding"`` (shared by the sections), ``"counts"``, ``"log1p"`` or ``"none"``.
+        What the features must be: ``"embedding"`` (shared by the sections), ``"counts"``, ``"log1p"``,
+        ``"proportions"`` (of cell types), ``"labels"`` (one partition a column) or ``"none"``.
     returns
         Name of the result type.
     default_steps
@@ -67,7 +68,7 @@ class Card:
     task: str
     summary: str
     citation: str | None
-    expects: Literal["embedding", "counts", "log1p", "none"]
+    expects: Literal["embedding", "counts", "log1p", "proportions", "labels", "none"]
     returns: str
     default_steps: int | tuple[int, ...]
     fidelity: Literal["verified", "published", "reconstruction", "ours"]

@@ -9,7 +9,7 @@ from spatialjax.nn.attention import (
 )
 from spatialjax.nn.convolution import ChebyshevConvolution, GraphConvolution, ResidualConvolution, top_eigenvalue
 from spatialjax.nn.corruption import hide_rows, masked_rows, shuffled_rows
-from spatialjax.nn.dense import BatchNorm, DenseBlock, drop, reverse_gradient
+from spatialjax.nn.dense import BatchNorm, DenseBlock, Discriminator, drop, reverse_gradient
 from spatialjax.nn.heads import (
     Bilinear,
     CountHead,
@@ -31,6 +31,7 @@ __all__ = [
     "CountHead",
     "CountParameters",
     "DenseBlock",
+    "Discriminator",
     "EdgeGeometry",
     "Gaussian",
     "GaussianHead",

@@ -75,7 +75,7 @@ class DenseBlock(nn.Module):
         Probability that a value is dropped in training.
     use_bias
         Whether the dense layer has a bias.
-    momentum
+    momentum, epsilon
         Of the batch normalisation.
     """
 
@@ -85,6 +85,7 @@ class DenseBlock(nn.Module):
     dropout: float = 0.0
     use_bias: bool = True
     momentum: float = 0.1
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(
@@ -110,13 +111,53 @@ class DenseBlock(nn.Module):
         """
         h = nn.Dense(self.features, use_bias=self.use_bias)(h)
         if self.norm == "batch":
-            h = BatchNorm(self.momentum)(h, weights, train=train)
+            h = BatchNorm(self.momentum, self.epsilon)(h, weights, train=train)
         elif self.norm == "layer":
             h = nn.LayerNorm()(h)
         elif self.norm is not None:
             raise ValueError(f"Expected norm to be 'batch', 'layer' or None, found {self.norm!r}.")
         h = h if self.activation is None else self.activation(h)
         return drop(h, self.dropout, key) if train else h
+
+
+class Discriminator(nn.Module):
+    """Dense blocks and logits, e.g. of the section that an embedding comes from.
+
+    Attributes
+    ----------
+    classes
+        Number of classes.
+    widths
+        Widths of the hidden layers, each batch-normalised with a leaky rectifier.
+    dropout
+        Dropout after each of them.
+    momentum
+        Of the batch normalisation.
+    """
+
+    classes: int
+    widths: tuple[int, ...] = (64, 64)
+    dropout: tuple[float, ...] = (0.0, 0.0)
+    momentum: float = 0.1
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "n p"], weights: Float[Array, "n"], *, key: Any = None) -> Float[Array, "n k"]:
+        """Logits of the classes.
+
+        Parameters
+        ----------
+        h
+            Values of the spots.
+        weights
+            Weights of the spots in the statistics, 0 on padding.
+        key
+            Random key of the dropout; with it statistics are those of the batch, without it the running ones.
+        """
+        keys = [None] * len(self.widths) if key is None else list(jax.random.split(key, len(self.widths)))
+        for width, rate, own in zip(self.widths, self.dropout, keys, strict=True):
+            block = DenseBlock(width, activation=nn.leaky_relu, dropout=rate, momentum=self.momentum)
+            h = block(h, weights, train=key is not None, key=own)
+        return nn.Dense(self.classes)(h)
 
 
 def drop(h: Float[Array, "*n p"], rate: float, key: Any) -> Float[Array, "*n p"]:

@@ -14,10 +14,12 @@ from spatialjax.slices import Neighbors
 
 #: Steps (row, column) to the six neighbours in the array of Visium, counter-clockwise from east with rows upward.
 _ARRAY_STEPS = np.array([(0, 2), (1, 1), (1, -1), (0, -2), (-1, -1), (-1, 1)])
+#: Where direction 0 is looked for, 30° to either side; not at 0, where a lattice with an axis along y would be a tie.
+_AIM = np.deg2rad(5.0)
 
 
 class HexagonalConvolution(nn.Module):
-    """Convolution with seven taps: y_i = W₀h_i + Σ_t W_t h_{neighbour t of i} + b (HexCNN; Jing et al. 2022).
+    """Convolution with seven taps: y_i = W₀h_i + Σ_t W_t h_{neighbour t of i} + b (HexCNN; Gao et al. 2022).
 
     Attributes
     ----------
@@ -92,8 +94,9 @@ def array_directions(row: Int[np.ndarray, "n"], column: Int[np.ndarray, "n"]) ->
 def xy_directions(xy: Float[np.ndarray, "n 2"], *, tolerance: float = 1.2) -> Neighbors:
     """The six neighbours by direction from the coordinates of a hexagonal lattice.
 
-    The axis of the lattice nearest to the x axis, within ±30°, is direction 0; so sections that were turned by a
-    multiple of 60° against each other need ``array_directions`` to agree on directions.
+    Direction 0 is the axis of the lattice that lies between −25° and 35° from the x axis, so that lattices with an axis
+    along x or along y are both far from a tie. Sections that were turned against each other by more need
+    ``array_directions`` to agree on directions.
 
     Parameters
     ----------
@@ -126,7 +129,8 @@ def xy_directions(xy: Float[np.ndarray, "n 2"], *, tolerance: float = 1.2) -> Ne
                 f"Expected a hexagonal lattice, found neighbours in directions that six axes explain to {abs(mean):.2f}"
                 " (1 is a perfect lattice): use a graph convolution."
             )
-        turn = np.rint((angle - np.angle(mean) / 6) / (np.pi / 3)).astype(int) % 6
+        first = np.angle(mean * np.exp(-6j * _AIM)) / 6 + _AIM
+        turn = np.rint((angle - first) / (np.pi / 3)).astype(int) % 6
         index[rows[::-1], turn[::-1]] = columns[::-1]
     return _directions(index)
 

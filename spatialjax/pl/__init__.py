@@ -15,16 +15,18 @@ import scipy.sparse as sp
 from spatialjax.checks import InputError, one_of
 from spatialjax.pl.drawing import (
     INK,
+    category_colors,
+    category_legend,
     dot_area,
     dots,
     map_frame,
-    palette,
     panels_of,
     quiet,
     round_length,
     scale_bar,
     short_name,
 )
+from spatialjax.pl.regions import of_sections
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -140,22 +142,38 @@ def uncertainty(atlas: AnnData) -> Figure:
     )
 
 
-def domains(atlas: AnnData) -> Figure:
-    """The domains that run through the sections, one panel a section.
+def domains(
+    adata: AnnData, key: str | None = None, *, slice_key: str | None = None, spatial_key: str = "spatial"
+) -> Figure:
+    """The domains of an atlas, one panel a section; or those that ``tl.domains`` found, with their confidence.
 
     Parameters
     ----------
-    atlas
-        A reconstruction's atlas.
+    adata
+        A reconstruction's atlas, or ``tl.domains(…).adata``.
+    key
+        Name that was given as ``key_added``; where left out ``"domain3d"`` of an atlas, else ``"domain"``.
+    slice_key
+        Column of ``obs`` that names the section of each cell, where there are several and it is no atlas.
+    spatial_key
+        Where the coordinates are, where it is no atlas.
+
+    Raises
+    ------
+    InputError
+        If there are no domains of that name.
     """
-    names = _placed_names(atlas)
+    if key is not None or "domain3d" not in adata.obs:
+        return of_sections(adata, key or "domain", slice_key=slice_key, spatial_key=spatial_key)
+    names = _placed_names(adata)
     figure, panels = panels_of(len(names), columns=min(4, len(names)), size=3.1)
+    colors = category_colors(adata.obs["domain3d"])
     for name, panel in zip(names, panels, strict=False):
-        rows = _rows(atlas, name)
-        dots(panel, atlas.obsm["spatial3d"][rows, :2], color=_domain_colors(atlas)[rows])
+        rows = _rows(adata, name)
+        dots(panel, adata.obsm["spatial3d"][rows, :2], color=colors[rows])
         panel.set_title(short_name(name), fontsize=9, loc="left", color=INK)
-    _same_limits(panels, atlas, names)
-    _domain_legend(figure, atlas)
+    _same_limits(panels, adata, names)
+    category_legend(figure, adata.obs["domain3d"], title="domain")
     return figure
 
 
@@ -175,7 +193,7 @@ def stack(atlas: AnnData) -> Figure:
     from matplotlib.figure import Figure
 
     rows = np.flatnonzero(_main_rows(atlas))
-    xyz, colors = atlas.obsm["spatial3d"][rows], _domain_colors(atlas)[rows]
+    xyz, colors = atlas.obsm["spatial3d"][rows], category_colors(atlas.obs["domain3d"])[rows]
     extent = np.ptp(xyz, axis=0)
     wide, high = max(extent[:2].max(), 1e-9), extent[2]
     stretch = round_length(0.6 * wide / high) if 0 < high < 0.3 * wide else 1.0
@@ -202,7 +220,7 @@ def stack(atlas: AnnData) -> Figure:
     panel.invert_yaxis()
     panel.set_axis_off()
     panel.set_title("from an angle" + note, fontsize=9, loc="left", color=INK)
-    _domain_legend(figure, atlas)
+    category_legend(figure, atlas.obs["domain3d"], title="domain")
     return figure
 
 
@@ -316,27 +334,3 @@ def _same_limits(panels: Sequence[Any], atlas: AnnData, names: Sequence[str]) ->
         panel.set_aspect("equal")
         quiet(panel)
         scale_bar(panel)
-
-
-def _domain_colors(atlas: AnnData) -> np.ndarray:
-    labels = atlas.obs["domain3d"].cat
-    return palette(len(labels.categories))[np.asarray(labels.codes)]
-
-
-def _domain_legend(figure: Figure, atlas: AnnData) -> None:
-    from matplotlib.lines import Line2D
-
-    labels = list(atlas.obs["domain3d"].cat.categories)
-    marks = [
-        Line2D([], [], marker="o", linestyle="", color=tuple(color), markersize=5, label=str(label))
-        for label, color in zip(labels, palette(len(labels)), strict=True)
-    ]
-    figure.legend(
-        handles=marks,
-        title="domain",
-        loc="outside right upper",
-        fontsize=7,
-        title_fontsize=8,
-        frameon=False,
-        ncols=1 + len(labels) // 16,
-    )

@@ -101,6 +101,31 @@ def palette(number: int) -> np.ndarray:
     return colormaps["turbo"](np.linspace(0.03, 0.97, number))[:, :3]
 
 
+def category_colors(column: Any) -> np.ndarray:
+    """Colour of each row of a categorical column."""
+    return palette(len(column.cat.categories))[np.asarray(column.cat.codes)]
+
+
+def category_legend(figure: Figure, column: Any, *, title: str) -> None:
+    """The colours of a categorical column, at the right of the figure."""
+    from matplotlib.lines import Line2D
+
+    labels = list(column.cat.categories)
+    marks = [
+        Line2D([], [], marker="o", linestyle="", color=tuple(color), markersize=5, label=str(label))
+        for label, color in zip(labels, palette(len(labels)), strict=True)
+    ]
+    figure.legend(
+        handles=marks,
+        title=title,
+        loc="outside right upper",
+        fontsize=7,
+        title_fontsize=8,
+        frameon=False,
+        ncols=1 + len(labels) // 16,
+    )
+
+
 def short_name(name: str, *, limit: int = 24) -> str:
     """A name that fits over a panel, with no character that matplotlib reads as mathematics."""
     name = name if len(name) <= limit else f"{name[: limit - 1]}…"

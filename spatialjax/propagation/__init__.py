@@ -16,6 +16,7 @@ from spatialjax.propagation.neighbourhood import (
 )
 from spatialjax.propagation.real_spots import from_real_spots
 from spatialjax.propagation.solving import Solution, laplacian, solve, solve_sparse
+from spatialjax.propagation.standardized import standardized_components
 from spatialjax.propagation.wavelets import (
     hypergraph_diffusion,
     lazy_diffusion,
@@ -44,5 +45,6 @@ __all__ = [
     "solve",
     "solve_sparse",
     "spatial_components",
+    "standardized_components",
     "wavelets",
 ]

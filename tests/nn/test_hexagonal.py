@@ -45,6 +45,19 @@ def test_directions_from_coordinates_agree_with_the_array(angle: float) -> None:
     np.testing.assert_array_equal(found.weight, wanted.weight)
 
 
+def test_a_lattice_with_an_axis_along_y_is_no_tie() -> None:
+    """Turned by 90° and a little more or less, as rounding may do: one and the same table, not one turned by 60°."""
+    *_, xy = visium()
+    tables = []
+    for degrees in (89.9, 90.0, 90.1):
+        angle = np.deg2rad(degrees)
+        tables.append(
+            nn.xy_directions(xy @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]))
+        )
+    for table in tables[1:]:
+        np.testing.assert_array_equal(table.index, tables[0].index)
+
+
 def test_what_has_no_six_directions_is_refused() -> None:
     """A square lattice, two spots in one place, a table of another width."""
     square = np.stack(np.meshgrid(np.arange(6.0), np.arange(6.0)), -1).reshape(-1, 2)

@@ -1,0 +1,84 @@
+"""The Wilcoxon rank-sum test of many genes, with control of the false discovery rate; on the host."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from jaxtyping import Bool, Float
+
+#: Elements of a dense block of genes at the most.
+_BLOCK = 2**24
+
+
+class RankTest(NamedTuple):
+    """One test for each gene.
+
+    Attributes
+    ----------
+    score
+        Standardised rank sum: above 0 where the gene is higher inside.
+    p
+        Two-sided p-value.
+    adjusted
+        The same after Benjamini–Hochberg over the genes.
+    """
+
+    score: Float[np.ndarray, " g"]
+    p: Float[np.ndarray, " g"]
+    adjusted: Float[np.ndarray, " g"]
+
+
+def rank_sum(values: Any, inside: Bool[np.ndarray, " n"], outside: Bool[np.ndarray, " n"]) -> RankTest:
+    """Wilcoxon rank-sum test of every gene between two groups of spots.
+
+    Normal approximation with the variance corrected for ties, without a continuity correction. A gene without variation
+    has score 0 and p = 1.
+
+    Parameters
+    ----------
+    values
+        (n, g) sparse or dense; any monotone transform of a gene gives the same result.
+    inside, outside
+        The spots of the two groups; spots of neither do not count.
+
+    Raises
+    ------
+    ValueError
+        If a group is empty or the groups share a spot.
+
+    References
+    ----------
+    Wilcoxon (1945), Biometrics Bulletin 1; Mann & Whitney (1947), Annals of Mathematical Statistics 18; Benjamini &
+    Hochberg (1995), Journal of the Royal Statistical Society B 57.
+    """
+    from scipy import stats
+
+    inside, outside = np.asarray(inside, bool), np.asarray(outside, bool)
+    if not inside.any() or not outside.any() or (inside & outside).any():
+        raise ValueError(
+            f"Expected two groups of spots without a spot in common, found {inside.sum()} and {outside.sum()} spots, "
+            f"{(inside & outside).sum()} of them in both."
+        )
+    first, second = (_rows(values, group) for group in (inside, outside))
+    m, n, width = first.shape[0], second.shape[0], first.shape[1]
+    score = np.zeros(width)
+    step = max(1, _BLOCK // (m + n))
+    for start in range(0, width, step):
+        columns = np.s_[:, start : start + step]
+        both = np.concatenate([_dense(first[columns]), _dense(second[columns])])
+        deviation = stats.rankdata(both, axis=0).astype(np.float64) - 0.5 * (m + n + 1)
+        variance = m * n * (deviation**2).sum(0) / ((m + n) * max(m + n - 1, 1))
+        varies = variance > 0
+        score[start : start + step] = deviation[:m].sum(0) / np.sqrt(np.where(varies, variance, 1.0))
+    p = 2.0 * stats.norm.sf(np.abs(score))
+    return RankTest(score, p, stats.false_discovery_control(p) if width else p)
+
+
+def _rows(values: Any, group: Any) -> Any:
+    return sp.csc_matrix(sp.csr_matrix(values)[group]) if sp.issparse(values) else np.asarray(values)[group]
+
+
+def _dense(block: Any) -> np.ndarray:
+    return block.toarray() if sp.issparse(block) else block

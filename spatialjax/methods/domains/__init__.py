@@ -1,0 +1,1 @@
+"""Methods that find the regions of a tissue."""
