@@ -234,8 +234,8 @@ def summary() -> str:
 def read_bibtex(text: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Key and fields of each entry; braces and accents in plain text."""
     for entry in re.finditer(r"^@\w+\{([^,\s]+),\n(.*?)^\}", text, re.M | re.S):
-        pairs = re.findall(r"^\s*(\w+)\s*=\s*\{(.*)\},?\s*$", entry.group(2), re.M)
-        yield entry.group(1), {name: plain_text(value) for name, value in pairs}
+        pairs = re.findall(r"^\s*(\w+)\s*=\s*\{(.*?)\},?\s*$", entry.group(2), re.M | re.S)
+        yield entry.group(1), {name: plain_text(" ".join(value.split())) for name, value in pairs}
 
 
 def plain_text(value: str) -> str:
