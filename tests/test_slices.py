@@ -327,7 +327,7 @@ def test_cropping_cuts_per_spot_fields_only() -> None:
 
 
 def test_a_result_that_cropping_does_not_know_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"Alignment, Embedding.*found dict: add it to PER_SPOT"):
+    with pytest.raises(TypeError, match=r"Alignment.*Embedding.*found dict: add it to PER_SPOT"):
         crop({"values": jnp.ones(8)}, 5)
 
 

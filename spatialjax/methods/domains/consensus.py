@@ -1,4 +1,4 @@
-"""A consensus of mixtures over scales, weights and numbers of components: the default of this package."""
+"""A consensus of mixtures over scales, kinds and numbers of components: the default of this package."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Views(NamedTuple):
     Attributes
     ----------
     kinds
-        Two arrays (scales, n, q), at unit variance and in units of the noise; leading components first, 0 on padding.
+        Three arrays (scales, n, q): by autocorrelation at unit variance and in units of the noise, and by variance;
+        leading components first, 0 on padding.
     mask
         True for real spots.
     """
@@ -45,13 +46,15 @@ def consensus(
     components: tuple[int, ...] = (10, 15, 25),
     scales: tuple[float, ...] = (0.5, 1.0, 2.0),
     shrinkage: float = 0.3,
+    repeats: int = 2,
 ) -> Method:
     """Many mixtures of smoothed components, and the partition that explains them best. Nothing is trained.
 
     Components in falling order of their spatial autocorrelation r, at unit variance or in units of their noise,
-    √(r / (1 − r)), are smoothed by (I + αL)⁻¹ over a Delaunay graph without its long edges, α = n / (190 K) times each
-    of ``scales``. Every weight, scale and number of leading components is a member: a Gaussian mixture with one shrunk
-    covariance, from greedy k-means++ centres after some steps of k-means. Latent-class EM over the labels of all
+    √(r / (1 − r)), and components in falling order of their variance are smoothed by (I + αL)⁻¹ over a Delaunay graph
+    without its long edges, α = n / (190 K) times each of ``scales``. Every kind, scale and number of leading components
+    gives ``repeats`` members: Gaussian mixtures with one shrunk covariance, from greedy k-means++ centres after some
+    steps of k-means. Latent-class EM over the labels of all
     members, from the member that agrees most with the others, gives the domains. The confidence is the share of members
     that agree.
 
@@ -65,6 +68,8 @@ def consensus(
         Factors of α.
     shrinkage
         Of the covariance towards a sphere, see ``clustering.tied_mixture``.
+    repeats
+        Random starts, each of which is a member.
 
     Returns
     -------
@@ -82,21 +87,22 @@ def consensus(
     Switzer & Green (1984), Stanford Technical Report 6; Dawid & Skene (1979), Journal of the Royal Statistical Society
     C 28; Topchy, Jain & Punch (2005), IEEE Transactions on Pattern Analysis and Machine Intelligence 27.
     """
-    if n_domains < 1 or not components or not scales or min(components) < 1 or min(scales) <= 0:
+    if not components or not scales or min(n_domains, repeats, *components) < 1 or min(scales) <= 0:
         raise ValueError(
-            f"Expected n_domains, components and scales above 0, found {n_domains}, {components} and {scales}."
+            f"Expected n_domains, components, scales and repeats above 0, found {n_domains}, {components}, {scales} "
+            f"and {repeats}."
         )
 
     def prepare(section: Slice) -> Views:
         section = graphs.within_sections(section, graphs.delaunay)
         spread = functools.partial(_smooth, scales=scales, number=n_domains, most=max(components))
         wide = np.asarray(propagation.from_real_spots(section, spread).features)
-        kinds = [np.split(part, len(scales), axis=1) for part in np.split(wide, 2, axis=1)]
+        kinds = [np.split(part, len(scales), axis=1) for part in np.split(wide, 3, axis=1)]
         return Views(tuple(jnp.asarray(np.stack(part)) for part in kinds), jnp.asarray(section.mask))
 
     def partitions(key: Array, views: Views) -> Int[Array, "n m"]:
-        both = jnp.concatenate(views.kinds)
-        groups = [both[:, :, :width] for width in sorted({min(c, both.shape[2]) for c in components})]
+        every = jnp.concatenate(views.kinds * repeats)
+        groups = [every[:, :, :width] for width in sorted({min(c, every.shape[2]) for c in components})]
         keys = jax.random.split(key, len(groups))
         found = [
             clustering.tied_mixtures(
@@ -113,8 +119,8 @@ def consensus(
     return Method(prepare, solve(partitions), finish, max_steps=1)
 
 
-def _smooth(spots: Slice, *, scales: tuple[float, ...], number: int, most: int) -> Float[np.ndarray, "n 2sq"]:
-    """Smoothed components side by side: unit variance at every scale, then in units of the noise at every scale."""
+def _smooth(spots: Slice, *, scales: tuple[float, ...], number: int, most: int) -> Float[np.ndarray, "n 3sq"]:
+    """Smoothed components side by side: the three kinds of :class:`Views`, each at every scale."""
     section = spots.extra.get("section")
     near = graphs.adjacency(spots.edges)
     values = propagation.centred_by_section(spots.features, section)
@@ -124,6 +130,9 @@ def _smooth(spots: Slice, *, scales: tuple[float, ...], number: int, most: int) 
     views = [propagation.solve_sparse(near, found.values, alpha * scale).values for scale in scales]
     strength = np.clip(found.autocorrelation, *_BOUNDS)
     views += [view * np.sqrt(strength / (1.0 - strength)) for view in views]
+    variance = propagation.principal_components(values, found.values.shape[1])
+    variance = np.pad(variance, ((0, 0), (0, found.values.shape[1] - variance.shape[1])))
+    views += [propagation.solve_sparse(near, variance, alpha * scale).values for scale in scales]
     return np.concatenate([view / max(float(np.sqrt(view.var(0).mean())), 1e-30) for view in views], axis=1)
 
 
