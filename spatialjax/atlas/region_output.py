@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from spatialjax.clustering import Stability
 
+#: Share of the members from which on a second partition is worth a sentence.
+RIVAL = 0.2
 #: Genes that are listed for a domain, and cells that they are judged on, at the most.
 LISTED_GENES, MOST_CELLS = 10, 20_000
 
@@ -53,7 +55,7 @@ def assembled(
     embedding = None if result.embedding is None else np.asarray(result.embedding)[:n][back]
     messages = list(stack.messages)
     competing = _competing(None if result.members is None else np.asarray(result.members)[:n])
-    if len(competing) > 1:
+    if len(competing) > 1 and competing[1] >= RIVAL:
         messages.append(
             "The members fall into partitions that disagree (shares "
             + ", ".join(f"{part:.2f}" for part in competing)
