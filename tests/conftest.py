@@ -35,6 +35,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(config.stash[_OWN_CACHE], ignore_errors=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs_are_let_go() -> Iterator[None]:
+    """Each keeps several memory maps, of which a process may have 65,530 on Linux: a whole run would crash."""
+    yield
+    import jax
+
+    jax.clear_caches()
+
+
 @pytest.fixture
 def key() -> Any:
     """A random key, the same in every test."""

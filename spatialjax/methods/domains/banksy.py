@@ -19,7 +19,7 @@ def banksy(
     """A spot's own expression, the mean around it and its azimuthal gradient, reduced and clustered.
 
     Each gene x gives three columns: x_i, the mean Σ w_ij x_j over the k nearest spots with Gaussian weights, and the
-    magnitude |Σ w_ij (x_j − mean) e^{iφ_ij}| of the azimuthal Gabor filter. Each column is z-scored, the three parts
+    magnitude abs(Σ w_ij (x_j − mean) e^{iφ_ij}) of the azimuthal Gabor filter. Each column is z-scored, the three parts
     are multiplied by √(1 − λ), √(2λ/3) and √(λ/3), and their principal components clustered.
 
     *As published*, the gradient takes 2k neighbours and the clusters are Leiden communities at a resolution; here both
@@ -45,7 +45,7 @@ def banksy(
 
     References
     ----------
-    :cite:p:`singhal2024banksy`
+    Singhal et al. (2024), Nature Genetics 56.
     """
 
     def prepare(section: Slice) -> Slice:

@@ -79,7 +79,7 @@ def hexcnn(
 
     References
     ----------
-    :cite:p:`gao2022hexcnn`
+    Gao et al. (2022), Proceedings of IEEE BIBM.
     """
     network = _Network(widths, n_domains)
 

@@ -43,7 +43,7 @@ def hypergraph_wavelets(*, scales: int = 4, moments: int = 1, components: int = 
 
     References
     ----------
-    :cite:p:`sun2025hypergraph`
+    Sun et al. (2025), Proceedings of IEEE ICASSP.
     """
 
     def prepare(section: Slice) -> Slice:

@@ -39,7 +39,7 @@ def neighbours(*, n_domains: int = 7, components: int = 20, rings: int = 3, by: 
 
     References
     ----------
-    :cite:p:`varrone2024cellcharter`
+    Varrone et al. (2024), Nature Genetics 56.
     """
 
     def prepare(section: Slice) -> Slice:

@@ -56,7 +56,7 @@ def stcc(*, n_domains: int = 7, variant: Variant = "average") -> Method:
 
     References
     ----------
-    :cite:p:`hu2025stcc`
+    Hu et al. (2025), Genome Research 35.
     """
     known = ("average", "hypergraph", "one-hot", "wnmf")
     if variant not in known:
