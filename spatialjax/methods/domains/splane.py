@@ -114,8 +114,8 @@ def splane(
     Chebyshev convolutions C → 64 → 16 and back, with dropout, on the graph of each section (the six nearest spots,
     without edges above 1.3 × their median). The embedding of a spot is brought to [0, 1] and to length 1. The loss is
     Σ_c w_c (KL(x_c ‖ x̂_c) − cos(x_c, x̂_c)) over half of the spots for each cell type c, plus (mean abs(z_i − z_j) −
-    mean z_i·z_j) / (mean Moran's I) over the edges, minus ``adversary`` × the cross entropy of a discriminator that tells
-    the sections apart; w_c is the mean Moran's I of the type over the sections, 0 where it is negative. Network and
+    mean z_i·z_j) / (mean Moran's I) over the edges, minus ``adversary`` × the cross entropy of a discriminator of the
+    sections; w_c is the mean Moran's I of the type over the sections, 0 where it is negative. Network and
     discriminator take turns. Every five epochs the other half of the spots is looked at: the network is kept when its
     loss there and the Davies–Bouldin index of k-means both fall, and training ends when that has not happened more than
     ``patience`` times in a row.
