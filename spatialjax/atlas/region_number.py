@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from spatialjax import clustering, propagation
 from spatialjax.clustering import Stability
-from spatialjax.methods.domains.consensus import SPOTS_PER_ALPHA
 from spatialjax.slices import bucket
 
 #: Numbers of domains that are tried.
@@ -57,7 +56,7 @@ def number_stability(
     capacity = bucket(len(rows))
     smoothed = {}
     for number in _SCALES:
-        alpha = len(values) / (SPOTS_PER_ALPHA * len(np.unique(section)) * number)
+        alpha = propagation.strength_for(len(values) / len(np.unique(section)), number)
         view = propagation.solve_sparse(adjacency, found.values, alpha).values * np.sqrt(strength / (1 - strength))
         padded = np.zeros((capacity, view.shape[1]), np.float32)
         padded[: len(rows)] = view[rows] / max(float(view.std()), 1e-30)

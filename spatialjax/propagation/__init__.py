@@ -15,7 +15,7 @@ from spatialjax.propagation.neighbourhood import (
     neighbour_mean,
 )
 from spatialjax.propagation.real_spots import from_real_spots
-from spatialjax.propagation.solving import Solution, laplacian, solve, solve_sparse
+from spatialjax.propagation.solving import Solution, laplacian, solve, solve_sparse, strength_for
 from spatialjax.propagation.standardized import standardized_components
 from spatialjax.propagation.wavelets import (
     hypergraph_diffusion,
@@ -46,5 +46,6 @@ __all__ = [
     "solve_sparse",
     "spatial_components",
     "standardized_components",
+    "strength_for",
     "wavelets",
 ]

@@ -22,6 +22,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from spatialjax.slices import Neighbors
 
+#: Spots of a section for each domain and unit of α; settled on labelled sections of several technologies.
+SPOTS_PER_ALPHA = 190.0
 #: Columns that the host solver treats together; more would leave the processor's cache.
 _BLOCK = 32
 
@@ -188,6 +190,21 @@ def solve_sparse(
         solution[:, columns], steps = x, max(steps, rounds)
         residual[columns] = np.where(size > 0, gap / np.where(size > 0, size, 1.0), 0.0)
     return Solution(solution, residual, np.int32(steps), np.bool_((residual <= 10 * tolerance).all()))
+
+
+def strength_for(spots: float, domains: int) -> float:
+    """Strength α of smoothing for a section of so many spots that holds so many domains: n / (190 K).
+
+    The number of spots that a domain spans on each side grows with √(n / K), and α with its square.
+
+    Parameters
+    ----------
+    spots
+        Spots of one section; of several sections their mean.
+    domains
+        Number of domains.
+    """
+    return spots / (SPOTS_PER_ALPHA * domains)
 
 
 def laplacian(adjacency: Any, *, normalized: bool = False) -> sp.csr_matrix:

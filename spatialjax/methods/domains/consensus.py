@@ -16,8 +16,6 @@ from spatialjax.methods.card import Card, Method
 from spatialjax.results import Domains
 from spatialjax.slices import Slice
 
-#: Spots of a section for each domain and unit of α, see ``smoothed``.
-SPOTS_PER_ALPHA = 190.0
 #: Autocorrelation of a component at the least and at the most, so that its weight stays finite.
 _BOUNDS = (0.02, 0.98)
 _STEPS, _LLOYD_STEPS = 60, 20
@@ -126,7 +124,7 @@ def _smooth(spots: Slice, *, scales: tuple[float, ...], number: int, most: int) 
     values = propagation.centred_by_section(spots.features, section)
     found = propagation.spatial_components(values, near, number=most)
     sections = 1 if section is None else len(np.unique(section))
-    alpha = len(values) / (SPOTS_PER_ALPHA * sections * number)
+    alpha = propagation.strength_for(len(values) / sections, number)
     views = [propagation.solve_sparse(near, found.values, alpha * scale).values for scale in scales]
     strength = np.clip(found.autocorrelation, *_BOUNDS)
     views += [view * np.sqrt(strength / (1.0 - strength)) for view in views]

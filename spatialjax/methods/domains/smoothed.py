@@ -13,9 +13,6 @@ from spatialjax.methods.card import Card, Method, unchanged
 from spatialjax.results import Domains
 from spatialjax.slices import Slice
 
-#: Spots of a section for each domain and unit of α.
-_SPOTS_PER_ALPHA = 190.0
-
 
 @functools.cache
 def smoothed(
@@ -56,7 +53,7 @@ def smoothed(
         number = spots.extra.get("section")
         values = propagation.principal_components(spots.features, components, section=number)
         sections = 1 if number is None else len(np.unique(number))
-        strength = len(values) / (_SPOTS_PER_ALPHA * sections * n_domains) if alpha is None else alpha
+        strength = propagation.strength_for(len(values) / sections, n_domains) if alpha is None else alpha
         return propagation.solve_sparse(graphs.adjacency(spots.edges), values, strength).values
 
     def cluster(key: Any, data: Slice) -> Domains:
