@@ -83,7 +83,7 @@ def _product(
 
 
 def _factors(table: Any, weight: Any, q: Any, s: Any, *, steps: int) -> tuple[Any, Any]:
-    """Multiplicative updates of min |M − Q S Qᵀ|² with QᵀQ = I."""
+    """Multiplicative updates of min ‖M − Q S Qᵀ‖² with QᵀQ = I."""
     tiny = 1e-12
     for _ in range(steps):
         near = _product(table, weight, q) @ s

@@ -109,7 +109,7 @@ def smoothness(
         Weight of each spot, which its edges share; edges to spots of weight 0 count for the spot that has them.
     norm
         ``"squared"`` sums (z_i − z_j)² over the columns, which over all edges of a symmetric table is twice
-        tr(zᵀLz); ``"absolute"`` sums |z_i − z_j|.
+        tr(zᵀLz); ``"absolute"`` sums ‖z_i − z_j‖.
 
     Returns
     -------

@@ -42,7 +42,7 @@ def neighbour_mean(neighbors: Neighbors, values: Float[np.ndarray, "n p"]) -> Fl
 def azimuthal_gradient(
     neighbors: Neighbors, values: Float[np.ndarray, "n p"], xy: Float[np.ndarray, "n 2"], *, centred: bool = False
 ) -> Float[np.ndarray, "n p"]:
-    """Magnitude of the azimuthal Gabor filter, |Σ_j w_ij x_j e^{iφ_ij}|: how fast a feature changes, in any direction.
+    """Magnitude of the azimuthal Gabor filter, ‖Σ_j w_ij x_j e^{iφ_ij}‖: how fast a feature changes, in any direction.
 
     Parameters
     ----------

@@ -37,7 +37,7 @@ class Solution:
     values
         (n, p) solution; 0 on padding.
     residual
-        |b − Ax| / |b| of each column, from the solution itself.
+        ‖b − Ax‖ / ‖b‖ of each column, from the solution itself.
     steps
         Rounds of conjugate gradients.
     converged
@@ -84,7 +84,7 @@ def solve(
         ``graphs.lattice`` and ``graphs.knn(symmetric=True)`` give it. Where False, W is replaced by (W + Wᵀ) / 2, at
         the price of a scatter in every round.
     tolerance
-        Largest |b − Ax| / |b| of a column.
+        Largest ‖b − Ax‖ / ‖b‖ of a column.
     max_steps
         Largest number of rounds.
 
@@ -153,7 +153,7 @@ def solve_sparse(
     normalized
         Laplacian I − D^-½ W D^-½ instead of D − W.
     tolerance
-        Largest |b − Ax| / |b| of a column.
+        Largest ‖b − Ax‖ / ‖b‖ of a column.
     max_steps
         Largest number of rounds.
 

@@ -87,7 +87,7 @@ def wavelets(diffusion: Diffusion, values: Float[np.ndarray, "n p"], *, scales: 
 def scattering(
     diffusion: Diffusion, incidence: Any, values: Float[np.ndarray, "n p"], *, scales: int = 4, moments: int = 1
 ) -> Float[np.ndarray, "e f"]:
-    """Wavelet features of each hyperedge: the moments of |Ψ_j f| over its spots, and the mean of f.
+    """Wavelet features of each hyperedge: the moments of ‖Ψ_j f‖ over its spots, and the mean of f.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def scattering(
     scales
         Largest scale of the wavelets.
     moments
-        Number of moments; the q-th is the q-th root of the mean of |Ψ_j f|^q.
+        Number of moments; the q-th is the q-th root of the mean of ‖Ψ_j f‖^q.
 
     Returns
     -------
