@@ -1,6 +1,7 @@
 """Alignment methods of this package, by the steps of the front door.
 
-A method that finds a map only gets its plan from the atlas' soft matches of the sections that it brought together.
+The default method is run as the front door runs it, with the posterior that lets the edges of the sections have their
+say; the others are what they are by themselves. A method that finds a map only gets its plan from the atlas' soft matches of the sections that it brought together.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from spatialjax.atlas import pairs
 from spatialjax.atlas.assemble import in_input_order
 from spatialjax.atlas.features import Prepared, prepare
 from spatialjax.atlas.intake import open_in_order
+from spatialjax.methods import DEFAULTS
 from spatialjax.registration.coupling import soft_matches
 from spatialjax.transforms import Affine
 
@@ -29,9 +31,14 @@ def call(source: Any, target: Any, options: dict[str, Any]) -> dict[str, Any]:
     method = options["method"]
     stack = open_in_order([source, target], names=["source", "target"], units="um").stack
     prepared = prepare(stack, method=method)
-    (fit,) = pairs.fit_pairs(prepared, [PAIR], method=method, key=jax.random.key(0))
-    pose = preferred(prepared, fit.result)
-    if fit.result.plan is None:
+    if method == DEFAULTS["alignment"]:
+        (found,) = pairs.align_pairs(prepared, [PAIR], method=method, key=jax.random.key(0))
+        pose, plan, converged = found.poses[pairs.preferred(found, "auto")], None, found.status == "converged"
+    else:
+        (fit,) = pairs.fit_pairs(prepared, [PAIR], method=method, key=jax.random.key(0))
+        pose, plan = preferred(prepared, fit.result), fit.result.plan
+        converged = bool(np.all(fit.result.converged))
+    if plan is None:
         first, second = stack.sections
         plan = soft_matches(
             pose(first.xy),
@@ -43,8 +50,8 @@ def call(source: Any, target: Any, options: dict[str, Any]) -> dict[str, Any]:
         )
     else:
         masks = [np.asarray(section.mask) for section in prepared.inputs]
-        plan = sp.csr_matrix(np.asarray(fit.result.plan)[np.ix_(*masks)])
-    note = "" if bool(np.all(fit.result.converged)) else "reports that it did not converge"
+        plan = sp.csr_matrix(np.asarray(plan)[np.ix_(*masks)])
+    note = "" if converged else "reports that it did not converge"
     return {"plan": in_input_order(stack, PAIR, plan), "transform": (pose.matrix, pose.shift), "note": note}
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.stats import norm
 
 from spatialjax.atlas.features import Prepared
 from spatialjax.methods import METHODS, card
 from spatialjax.registration import FieldPair, PoseScore, field_pair, null_evidence, score_poses
+from spatialjax.registration.outline import OutlinePose, outline, with_outlines
+from spatialjax.registration.pairs import pitch_of
 from spatialjax.registration.posterior import PosePosterior, overlap_interval, pose_posterior
 from spatialjax.transforms import Affine
 
@@ -40,6 +43,16 @@ class PairPosterior:
         Whether a second pose has a probability of at least ``posterior.AMBIGUOUS``, as in tissue that resembles itself.
     overlap
         Share of the source's spots that lie on the target's tissue: posterior mean, 5 % and 95 % quantile.
+    scaled
+        The poses with the isotropic scale of the most evidence, source µm to target µm; None where it was not asked
+        for. All else here speaks of the rigid poses.
+    edges
+        Share of the source's and of the target's edge that lies on the edge of the other section under the best pose,
+        where the edges entered poses and covariances (``registration.outline``); None where they are not those of one
+        tissue.
+    scale_sd
+        Standard deviation of the logarithm of the scale of each pose (0.01 is 1 %), angle and shift unknown too; None
+        where it was not asked for.
     """
 
     probability: Float[np.ndarray, " k"]
@@ -49,6 +62,24 @@ class PairPosterior:
     determined: bool
     ambiguous: bool
     overlap: tuple[float, float, float]
+    scaled: Affine | None = None
+    scale_sd: Float[np.ndarray, " k"] | None = None
+    edges: tuple[float, float] | None = None
+
+    @property
+    def scale(self) -> Float[np.ndarray, " k"] | None:
+        """What lengths of the source are multiplied by in each pose, above 1 where it has shrunk more than the target.
+
+        None where it was not asked for.
+        """
+        return None if self.scaled is None else np.sqrt(np.abs(np.linalg.det(self.scaled.matrix)))
+
+    def scale_interval(self, pose: int = 0, *, level: float = 0.9) -> tuple[float, float] | None:
+        """Lower and upper end of the interval that holds the scale with the probability ``level``; None as above."""
+        if self.scale is None or self.scale_sd is None:
+            return None
+        half = float(norm.ppf(0.5 + level / 2) * self.scale_sd[pose])
+        return float(self.scale[pose] * np.exp(-half)), float(self.scale[pose] * np.exp(half))
 
     def angle_sd(self, pose: int = 0) -> float:
         """Standard deviation of the angle, degrees."""
@@ -113,6 +144,7 @@ def align_pairs(
     *,
     method: str,
     key: Any,
+    scale: bool = False,
     progress: Callable[..., None] | None = None,
 ) -> tuple[PairResult, ...]:
     """Align every pair with ``method`` and weigh its poses by one common measure of evidence.
@@ -127,13 +159,15 @@ def align_pairs(
         Name of an alignment method.
     key
         Random key.
+    scale
+        Whether the posterior says how much larger the target shows the tissue, too.
     progress
         Passed to ``fit``.
     """
     fit_key, null_key = jax.random.split(key)
     fits = fit_pairs(prepared, pairs, method=method, key=fit_key, progress=progress)
     return tuple(
-        _weigh(prepared, pair, fit, key=jax.random.fold_in(null_key, number))
+        _weigh(prepared, pair, fit, key=jax.random.fold_in(null_key, number), scale=scale)
         for number, (pair, fit) in enumerate(zip(pairs, fits, strict=True))
     )
 
@@ -153,12 +187,11 @@ def fit_pairs(
 
 def fitted_poses(prepared: Prepared, pair: tuple[int, int], result: Any) -> tuple[Affine, Bool[np.ndarray, " k"]]:
     """Poses of a method's result in µm and float64, in the method's order, and which of them can be used."""
-    a, b = pair
     matrix, shift = np.asarray(result.poses.matrix, np.float64), np.asarray(result.poses.shift, np.float64)
     usable = np.isfinite(np.asarray(result.evidence)) & np.isfinite(matrix).all((1, 2)) & np.isfinite(shift).all(1)
     matrix = _orthogonal(np.where(usable[:, None, None], matrix, np.eye(2)))
     shift = np.where(usable[:, None], shift, 0.0)
-    return Affine(matrix, shift + prepared.centers[b] - matrix @ prepared.centers[a]), usable
+    return _uncentred(prepared, pair, Affine(matrix, shift)), usable
 
 
 def scored(prepared: Prepared, pair: tuple[int, int], poses: Affine, *, made: FieldPair | None = None) -> PoseScore:
@@ -168,6 +201,12 @@ def scored(prepared: Prepared, pair: tuple[int, int], poses: Affine, *, made: Fi
     score = score_poses(_centred(prepared, pair, poses), prepared.slices[a], prepared.slices[b], pair=made)
     score = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64)[:number], score)
     return score.replace(center=score.center + prepared.centers[b])
+
+
+def _uncentred(prepared: Prepared, pair: tuple[int, int], poses: Affine) -> Affine:
+    """Maps between the sections themselves, from those about their own centres."""
+    a, b = pair
+    return Affine(poses.matrix, poses.shift + prepared.centers[b] - poses.matrix @ prepared.centers[a])
 
 
 def _centred(prepared: Prepared, pair: tuple[int, int], poses: Affine) -> Affine:
@@ -180,7 +219,7 @@ def _centred(prepared: Prepared, pair: tuple[int, int], poses: Affine) -> Affine
     return Affine(matrix.astype(np.float32), shift.astype(np.float32))
 
 
-def _weigh(prepared: Prepared, pair: tuple[int, int], fit: Any, *, key: Any) -> PairResult:
+def _weigh(prepared: Prepared, pair: tuple[int, int], fit: Any, *, key: Any, scale: bool) -> PairResult:
     a, b = pair
     poses, usable = fitted_poses(prepared, pair, fit.result)
     if not usable.any():
@@ -190,7 +229,8 @@ def _weigh(prepared: Prepared, pair: tuple[int, int], fit: Any, *, key: Any) -> 
     threshold = null_evidence(null_key, made)
     centred = _centred(prepared, pair, poses[np.flatnonzero(usable)])
     unused = np.arange(len(centred.shift)) >= usable.sum()
-    found = pose_posterior(made, centred.replace(shift=np.where(unused[:, None], np.nan, centred.shift)), threshold)
+    tried = centred.replace(shift=np.where(unused[:, None], np.nan, centred.shift))
+    found = pose_posterior(made, tried, threshold, scale=scale)
     interval = overlap_interval(draw_key, made, found)
     found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found)
     if not np.isfinite(found.evidence[0]):
@@ -210,9 +250,10 @@ def _from_posterior(
 ) -> PairResult:
     a, b = pair
     real = np.flatnonzero(np.isfinite(found.evidence))
-    matrix = _orthogonal(found.poses.matrix[real])
-    poses = Affine(matrix, found.poses.shift[real] + prepared.centers[b] - matrix @ prepared.centers[a])
-    covariance = found.covariance[real]
+    by_spots = Affine(_orthogonal(found.poses.matrix[real]), found.poses.shift[real])
+    moved = _by_edges(prepared, pair, by_spots, found.covariance[real], found.center[real])
+    poses = Affine(*(np.stack([getattr(each, name) for each in moved]) for name in ("matrix", "shift")))
+    poses, covariance = _uncentred(prepared, pair, poses), np.stack([each.covariance for each in moved])
     return PairResult(
         source=a,
         target=b,
@@ -231,14 +272,42 @@ def _from_posterior(
             determined=bool(found.determined),
             ambiguous=bool(found.ambiguous),
             overlap=(float(interval.mean), float(interval.low), float(interval.high)),
+            scaled=None if found.scale is None else _uncentred(prepared, pair, found.scale.poses[real]),
+            scale_sd=None if found.scale is None else found.scale.sd[real],
+            edges=moved[0].shared if moved[0].used else None,
         ),
     )
 
 
+def _by_edges(
+    prepared: Prepared, pair: tuple[int, int], poses: Affine, covariance: np.ndarray, center: np.ndarray
+) -> list[OutlinePose]:
+    """Each pose (between the sections about their own centres) after the edges of both sections were looked at."""
+    sections = [prepared.slices[number] for number in pair]
+    places = [np.asarray(section.xy, float)[np.asarray(section.mask)] for section in sections]
+    unit = pitch_of(places[1])
+    source, target = (outline(xy / unit, spacing=max(1.0, pitch_of(xy) / unit)) for xy in places)
+    return [
+        with_outlines(source, target, (matrix, shift), covariance=spread, center=turned_about, unit=unit)
+        for matrix, shift, spread, turned_about in zip(poses.matrix, poses.shift, covariance, center, strict=True)
+    ]
+
+
 def pose_overlap(prepared: Prepared, pair: tuple[int, int], pose: Affine) -> Float[np.ndarray, " n"]:
-    """For each spot of the source the probability that the target shows its place under ``pose`` (µm)."""
+    """For each spot of the source the probability that the target shows its place under ``pose`` (µm).
+
+    Of a pose with a scale the source is scaled first, about its centre, and then laid on the target.
+    """
+    a, _ = pair
+    size = float(np.sqrt(np.abs(np.linalg.det(pose.matrix))))
+    if abs(size - 1.0) > 1e-6:
+        slices = list(prepared.slices)
+        slices[a] = slices[a].replace(xy=slices[a].xy * np.float32(size))
+        prepared = replace(prepared, slices=tuple(slices))
+        rigid = pose.matrix / size
+        pose = Affine(rigid, pose(prepared.centers[a][None])[0] - rigid @ prepared.centers[a])
     score = scored(prepared, pair, Affine(pose.matrix[None], pose.shift[None]))
-    return score.overlap[0, : len(prepared.embeddings[pair[0]])]
+    return score.overlap[0, : len(prepared.embeddings[a])]
 
 
 def preferred(pair: PairResult, reflection: str, *, margin: float = 10.0) -> int:
