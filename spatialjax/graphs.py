@@ -61,6 +61,25 @@ def spacing(xy: Float[np.ndarray, "n d"]) -> Spacing:
     return Spacing(float(np.median(distance[:, 1])), float(np.sqrt(np.pi / rank) * np.median(distance[:, rank])))
 
 
+def lattice_steps(xy: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " m"]:
+    """Distance from each place to the nearest other one; spots at the same place count once.
+
+    The median is ``Spacing.nearest``; the array is for medians over sections. Empty where there is one place.
+
+    Parameters
+    ----------
+    xy
+        Coordinates, any unit.
+
+    Raises
+    ------
+    ValueError
+        If there is no spot, or a coordinate is not finite.
+    """
+    places = np.unique(_points(xy), axis=0)
+    return cKDTree(places).query(places, k=2)[0][:, 1] if len(places) > 1 else np.zeros(0)
+
+
 def knn(
     xy: Float[np.ndarray, "n d"], k: int, *, max_distance: float | None = None, symmetric: bool = False
 ) -> Neighbors:

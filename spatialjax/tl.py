@@ -192,6 +192,7 @@ def align(
     spatial_key: str = "spatial",
     duplicates: str = "error",
     allow_spacing_mismatch: bool = False,
+    scale: bool = False,
     seed: int = 0,
 ) -> PairAlignment:
     """Lay one section on another.
@@ -204,6 +205,11 @@ def align(
         As in :func:`reconstruct`.
     allow_spacing_mismatch, seed
         As in :func:`reconstruct`.
+    scale
+        Whether the source may have shrunk or swollen against the target, by up to a fifth, the same in all
+        directions. The map and the coordinates then hold the scale, and ``posterior`` says what it is and how sure;
+        evidence, probabilities and the spread of angle and shift stay those of the rigid pose. Give it where sections
+        were fixed differently, and leave it out otherwise: a map without it is surer.
 
     Returns
     -------
@@ -219,27 +225,25 @@ def align(
     import jax
 
     from spatialjax.atlas import intake, pairs
-    from spatialjax.atlas.features import prepare
+    from spatialjax.atlas.features import histology_lost, prepare
+    from spatialjax.atlas.tables import scale_messages
 
     options = Options(method=method, reflection=reflection, seed=seed)
     options.check()
     stack = intake.open_in_order(
-        [source, target],
-        names=["source", "target"],
-        units=units,
-        pitch=pitch,
-        feature_key=feature_key,
-        layer=layer,
-        histology=histology,
-        spatial_key=spatial_key,
-        duplicates=duplicates,
+        [source, target], names=["source", "target"], units=units, pitch=pitch, feature_key=feature_key, layer=layer,
+        histology=histology, spatial_key=spatial_key, duplicates=duplicates,
         allow_spacing_mismatch=allow_spacing_mismatch,
-    ).stack
+    ).stack  # fmt: skip
     options.check_with(stack)
     prepared = prepare(stack, method=options.resolved_method)
-    (pair,) = pairs.align_pairs(prepared, [(0, 1)], method=options.resolved_method, key=jax.random.key(seed))
+    (pair,) = pairs.align_pairs(
+        prepared, [(0, 1)], method=options.resolved_method, key=jax.random.key(seed), scale=scale
+    )
     pick = pairs.preferred(pair, reflection)
-    pose = pair.poses[pick]
+    scaled = None if pair.posterior is None else pair.posterior.scaled
+    pose = pair.poses[pick] if scaled is None else scaled[pick]
+    said = [] if scaled is None else scale_messages(pair.posterior, pick)
     first, second = stack.sections
     unit = first.um_per_unit / second.um_per_unit
     transform = Affine(pose.matrix * unit, pose.shift / second.um_per_unit)
@@ -255,7 +259,7 @@ def align(
         mirrored=bool(pose.mirrored),
         pose=pick,
         posterior=pair.posterior,
-        messages=tuple(stack.messages),
+        messages=(*histology_lost(stack, prepared.added), *stack.messages, *said),
     )
 
 

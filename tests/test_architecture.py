@@ -50,7 +50,7 @@ SIDEWAYS = {
     "markers": {"graphs"},
     "propagation": {"graphs", "preprocess"},
     "registration": {"graphs", "preprocess"},
-    "transport": {"algorithm"},
+    "transport": {"algorithm", "graphs"},
     "simulate": {"registration"},
     "pp": {"io"},
     "datasets": {"io"},

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from typer.testing import CliRunner
@@ -103,7 +105,7 @@ def test_add_section_writes_a_larger_atlas(home: Path, sections: list[Any], tmp_
     out = tmp_path / "larger"
     done = run("add-section", home / "D.h5ad", "--atlas", home / "atlas", "--z", 10, "--out", out, *QUICK)
     assert done.code == 0, done.said
-    assert {p.name for p in out.iterdir()} == {"atlas.h5ad", "couplings", "viewer.html", "run.json"}
+    assert {p.name for p in out.iterdir()} == {"atlas.h5ad", "couplings", "report.html", "viewer.html", "run.json"}
     atlas = anndata.read_h5ad(out / "atlas.h5ad")
     card = json.loads((out / "run.json").read_text())
     assert [s["name"] for s in card["sections"]] == ["A", "B", "C", "D"] and card["sections"][3]["z_um"] == 10.0
@@ -116,6 +118,12 @@ def test_add_section_writes_a_larger_atlas(home: Path, sections: list[Any], tmp_
         matched = (matches @ places[row["target"]])[used]
         apart = np.linalg.norm(matched - places[row["source"]][used], axis=1)
         assert np.median(apart) < 60.0
+    fits = [(row["source"], row["target"]) for row in card["metrics"]["similarity_pairs"]]
+    assert fits == [("A", "B"), ("B", "C"), ("A", "D"), ("D", "B")]
+    assert all(row["atlas"] > row["permuted"] + 0.3 for row in card["metrics"]["similarity_pairs"])
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Added to the finished atlas" in page and "<td>D → A</td>" in page and "<td>A → D</td>" in page
+    assert "A → B → C" in page and "nothing speaks against their order" not in page
     taken = run("add-section", home / "D.h5ad", "--atlas", out, "--z", 5, "--out", tmp_path / "x.h5ad", *QUICK)
     assert taken.code == 2 and "--name" in taken.said
     again = run("add-section", home / "D.h5ad", "--atlas", home / "atlas", "--z", 10, "--out", out, *QUICK)
@@ -174,6 +182,69 @@ def test_labels_inside_an_atlas(home: Path, tmp_path: Path) -> None:
         anndata.read_h5ad(home / "atlas" / "atlas.h5ad"), "layer", source=["A", "C"], target="B"
     )
     assert not np.allclose(first.table["confidence"], found.obs["guess_confidence"][own], equal_nan=True)
+
+
+def named_under(heading: str) -> set[str]:
+    """Words in code on the page of outputs, in one section and what stands below it."""
+    page = (Path(__file__).resolve().parents[1] / "docs" / "outputs.md").read_text(encoding="utf-8")
+    depth = heading.split(" ")[0]
+    own = re.split(rf"^#{{1,{len(depth)}}} ", page.split(f"\n{heading}\n")[1], maxsplit=1, flags=re.M)[0]
+    return set(re.findall(r"[\w-]+", " ".join(re.findall(r"`([^`\n]+)`", own))))
+
+
+def written(value: Any, *, free: tuple[str, ...] = ()) -> set[str]:
+    """All keys of a nested record, JSON texts opened; what stands under a key in ``free`` is named by the input."""
+    if isinstance(value, str) and value[:1] in "[{":
+        value = json.loads(value)
+    if isinstance(value, pd.DataFrame):
+        return set(value.columns)
+    if isinstance(value, dict):
+        return set(value).union(*(written(v, free=free) for k, v in value.items() if k not in free))
+    return set().union(*(written(v, free=free) for v in value)) if isinstance(value, list) else set()
+
+
+def test_every_key_that_is_written_stands_on_the_page_of_outputs(home: Path, tmp_path: Path) -> None:
+    """reconstruct, register, add-section, align, transfer-labels, domains: obs, obsm, uns and run.json by name."""
+    free = ("fingerprint", "versions", "criterion")
+    given = anndata.read_h5ad(home / "D.h5ad")
+    first = run("register", home / "D.h5ad", "--atlas", home / "atlas", "--out", tmp_path / "D.h5ad", *QUICK)
+    second = run("add-section", home / "D.h5ad", "--atlas", home / "atlas", "--z", 10, "--out", tmp_path / "l", *QUICK)
+    third = run("align", home / "D.h5ad", home / "A.h5ad", "--out", tmp_path / "al.h5ad", *QUICK)
+    words = ("--label-key", "layer", "--key-added", "KEY_transferred", "--out", tmp_path / "lab.h5ad")
+    fourth = run("transfer-labels", home / "A.h5ad", home / "B.h5ad", *words, *QUICK)
+    fifth = run("domains", home / "A.h5ad", "--method", "kmeans", "--n-domains", 2, "--out", tmp_path / "dom.h5ad")
+    assert [done.code for done in (first, second, third, fourth, fifth)] == [0] * 5
+
+    for folder in (home / "atlas", tmp_path / "l"):
+        atlas, card = anndata.read_h5ad(folder / "atlas.h5ad"), json.loads((folder / "run.json").read_text())
+        about = named_under("## `atlas.h5ad`")
+        assert {*atlas.obs, *atlas.obsm} - {*given.obs} <= about
+        more = named_under("### Pairs") | named_under("### Metrics")
+        assert written(dict(atlas.uns["spatialjax"]), free=free) <= about | more
+        assert {key for key, value in card.items() if key not in free} <= named_under("## `run.json`")
+        assert written(card, free=free) <= named_under("## `run.json`") | more | about
+        assert {p.name for p in folder.iterdir()} <= named_in_files()
+    assert "added_pairs" in atlas.uns["spatialjax"]
+
+    section = anndata.read_h5ad(tmp_path / "D.h5ad")
+    about = named_under("## One section more")
+    assert {*section.obs, *section.obsm} - {*given.obs, *given.obsm} <= about
+    own = written(dict(section.uns["spatialjax"]), free=free)
+    assert own <= about | named_under("## `atlas.h5ad`") | named_under("### Pairs")
+    assert {"name", "spatial_key", "pairs"} <= own & about
+    for file, key, heading in (("al", "aligned", "Two sections"), ("lab", "KEY_transferred", "Labels")):
+        found, about = anndata.read_h5ad(tmp_path / f"{file}.h5ad"), named_under(f"## {heading}")
+        assert {*found.obs, *found.obsm} - {*given.obs, *given.obsm} <= about
+        assert written(dict(found.uns[key])) <= about
+    found, about = anndata.read_h5ad(tmp_path / "dom.h5ad"), named_under("## Domains")
+    assert {*found.obs, *found.obsm} - {*given.obs, *given.obsm} <= about
+    assert written(dict(found.uns["domain"])) <= about
+
+
+def named_in_files() -> set[str]:
+    """Names in the table of files."""
+    page = (Path(__file__).resolve().parents[1] / "docs" / "outputs.md").read_text(encoding="utf-8")
+    return {name.split("/")[0] for name in re.findall(r"^\| `([^`]+)` \|", page.split("\n## ")[0], re.M)}
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +334,24 @@ BAD: dict[str, tuple[Words, str]] = {
             *QUICK,
         ),
         "another file for --out",
+    ),
+    "register: a section without pictures": (
+        lambda h, o: (*_register(h, o), "--histology", "histology"),
+        "Expected obsm['histology'] in all sections",
+    ),
+    "add-section: a section without pictures": (
+        lambda h, o: (
+            *("add-section", h / "D.h5ad", "--atlas", h / "atlas", "--z", 5, "--out", o / "x", *QUICK),
+            *("--histology", "histology"),
+        ),
+        "Expected obsm['histology'] in all sections",
+    ),
+    "align: sections without pictures": (
+        lambda h, o: (
+            *("align", h / "A.h5ad", h / "B.h5ad", "--out", o / "x.h5ad", *QUICK),
+            *("--histology", "histology"),
+        ),
+        "Expected obsm['histology'] in all sections",
     ),
     "align: no such method": (
         lambda h, o: ("align", h / "A.h5ad", h / "B.h5ad", "--out", o / "x.h5ad", "--units", "um", "--method", "best"),

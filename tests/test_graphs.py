@@ -134,6 +134,17 @@ def test_spacing_of_lattices_random_points_and_one_spot(rng):
     assert graphs.spacing(np.array([[0.0, 0], [7, 0]])).nearest == 7.0
 
 
+def test_steps_of_a_lattice_count_a_place_once_and_are_what_costs_and_units_use(rng):
+    """Doublets are one place; one place has no step; the median is ``Spacing.nearest`` and the pitch of transport."""
+    from spatialjax.transport import pitch
+
+    xy = np.array([[0.0, 0], [0, 0], [0, 0], [3, 0], [6, 0]])
+    assert graphs.lattice_steps(xy).tolist() == [3, 3, 3]
+    assert graphs.lattice_steps(xy[:3]).shape == (0,) and pitch(xy[:3]) == 1.0
+    cells = rng.uniform(0, 1000, (300, 2))
+    assert np.median(graphs.lattice_steps(cells)) == graphs.spacing(cells).nearest == pitch(cells, cells[:1])
+
+
 def test_permuting_the_spots_permutes_the_neighbours(rng):
     xy = rng.uniform(0, 1000, (80, 2))
     order = rng.permutation(80)

@@ -103,8 +103,11 @@ def _column(parts: list[pd.Series], *, labels: list[bool]) -> Any:
 def _record(own: Any, found: Registration) -> dict[str, Any]:
     """The record of the atlas with one row more for the section, and a note of how it came in."""
     options = json.loads(own["options"])
-    added = [*options.get("added", []), {"name": found.placement.name, "placed": found.placed}]
-    said = [*map(str, np.atleast_1d(own["warnings"])), *found.messages]
+    pictures = json.loads(found.section.uns["spatialjax"].get("histology", "null"))
+    entry = {"name": found.placement.name, "placed": found.placed, "histology": pictures}
+    added = [*options.get("added", []), entry]
+    new = [f"{found.placement.name!r}, added later: {message}" for message in found.messages]
+    said = [*map(str, np.atleast_1d(own["warnings"])), *new]
     if found.placed:
         said.append(f"Section {found.placement.name!r} was added to the finished atlas, which was held still.")
     one = describe([found.placement], options=options | {"added": added}, method=str(own["method"]), warnings=said)

@@ -107,11 +107,25 @@ def in_input_order(stack: Any, pair: tuple[int, int], matches: sp.csr_matrix) ->
 
 
 def describe(
-    placements: Sequence[Placement], *, options: Mapping[str, Any], method: str, warnings: Sequence[str]
+    placements: Sequence[Placement],
+    *,
+    options: Mapping[str, Any],
+    method: str,
+    warnings: Sequence[str],
+    histology: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What ``uns['spatialjax']`` holds: transforms as arrays with one row a section, options, versions, warnings.
 
     Names of sections may hold any character, so they are values and never keys.
+
+    Parameters
+    ----------
+    placements
+        Where the sections lie.
+    options, method, warnings
+        Of the run.
+    histology
+        See ``features.histology_record``; the record has no such entry where it is None.
     """
     return {
         "sections": np.array([p.name for p in placements], dtype=object),
@@ -134,6 +148,7 @@ def describe(
         "options": json.dumps(dict(options)),
         "versions": versions(),
         "warnings": np.array(list(warnings), dtype=object),
+        **({} if histology is None else {"histology": json.dumps(dict(histology))}),
     }
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import scipy.sparse as sp
 
-from spatialjax.atlas.files import atomically, folder_made, remove_temporaries
-from spatialjax.atlas.outputs import finished_card, safe_name
+from spatialjax.atlas.files import atomically, finished_card, folder_made, remove_temporaries, safe_name
 from spatialjax.checks import InputError
 
 if TYPE_CHECKING:
@@ -39,10 +38,8 @@ def write(couplings: Mapping[tuple[str, str], sp.csr_matrix], folder: Path) -> l
     OutputError
         If the system refuses to write.
     """
-    place = folder_made(folder / "couplings")
-    remove_temporaries(place)
-    for old in place.glob("[0-9][0-9][0-9]_*--*.npz"):
-        old.unlink()
+    remove(folder)
+    folder_made(folder / "couplings")
     index = []
     for number, ((first, second), matrix) in enumerate(couplings.items()):
         name = f"couplings/{number:03d}_{safe_name(first)}--{safe_name(second)}.npz"
@@ -51,6 +48,14 @@ def write(couplings: Mapping[tuple[str, str], sp.csr_matrix], folder: Path) -> l
             {"file": name, "source": first, "target": second, "shape": list(matrix.shape), "entries": matrix.nnz}
         )
     return index
+
+
+def remove(folder: Path) -> None:
+    """Take away the soft matches that an earlier run wrote into a folder, whole or half-written, and nothing else."""
+    place = folder / "couplings"
+    remove_temporaries(place)
+    for old in place.glob("[0-9][0-9][0-9]_*--*.npz"):
+        old.unlink()
 
 
 def read(folder: Path, atlas: AnnData) -> dict[tuple[str, str], sp.csr_matrix]:

@@ -16,7 +16,6 @@ from spatialjax.atlas.pairs import PairPosterior, PairResult, pairs_of
 from spatialjax.atlas.reconstruction import Options
 from spatialjax.atlas.stated import fixed_pose, hit_by, refuse_contradictions
 from spatialjax.checks import InputError, listed
-from spatialjax.io import SectionStack
 from spatialjax.registration import landmarks as points
 from spatialjax.registration.pose_covariance import spot_sd
 from spatialjax.registration.posterior import AMBIGUOUS
@@ -49,7 +48,7 @@ def without(entry: Intake, names: Sequence[str]) -> Intake:
     place = np.full(int(rows.max(initial=-1)) + 1, -1)
     place[np.sort(rows)] = np.arange(len(rows))
     return Intake(
-        SectionStack(tuple(stack.sections[i] for i in kept), stack.kind, stack.genes, [*stack.messages, note]),
+        replace(stack, sections=tuple(stack.sections[i] for i in kept), messages=[*stack.messages, note]),
         tuple(place[entry.layout[i]] for i in kept),
     )
 
@@ -178,6 +177,8 @@ def _posterior(pair: PairResult, rows: np.ndarray) -> PairPosterior | None:
         old,
         probability=probability,
         covariance=old.covariance[rows],
+        scaled=None if old.scaled is None else old.scaled[rows],
+        scale_sd=None if old.scale_sd is None else old.scale_sd[rows],
         mirrored=float(probability[np.asarray(pair.poses.mirrored)[rows]].sum()),
         ambiguous=bool(len(rows) > 1 and probability[1] >= AMBIGUOUS),
     )

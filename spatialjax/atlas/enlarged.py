@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from spatialjax import viewer
-from spatialjax.atlas import coupled, outputs
+from spatialjax.atlas import coupled, outputs, quality, report
 from spatialjax.atlas.files import atomically, folder_made, remove_temporaries
 from spatialjax.atlas.reconstruction import Placement, Reconstruction
 from spatialjax.atlas.watch import Watch
@@ -64,7 +64,7 @@ def write(
     watch: Watch,
     source: str,
 ) -> Path:
-    """Write ``atlas.h5ad``, ``couplings/``, ``viewer.html`` and, after all of these, ``run.json``.
+    """Write ``atlas.h5ad``, ``couplings/``, ``report.html``, ``viewer.html`` and, after all of these, ``run.json``.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def write(
         Soft matches that the atlas had; those of the section are added to them.
     before
         ``run.json`` of the run that made the atlas, empty where there is none: its pairs, metrics and findings are
-        carried over, because nothing of them has changed.
+        carried over, because nothing of them has changed; the pairs and matched places of the section join them.
     watch
         Measures and reports the step.
     source
@@ -97,21 +97,42 @@ def write(
         remove_temporaries(out)
         watch.say("atlas.h5ad", share=0.1)
         atomically(out / "atlas.h5ad", lambda path: write_h5ad(atlas, path))
-        watch.say("couplings", share=0.5)
+        watch.say("couplings", share=0.4)
         index = coupled.write({**couplings, **found.couplings}, out)
-        watch.say("viewer.html", share=0.7)
+        record = _record(atlas, found, couplings=couplings, before=before, watch=watch)
+        watch.say("report.html", share=0.6)
+        page = report.page(record, source=source)
+        atomically(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+        watch.say("viewer.html", share=0.8)
         tissue = viewer.page(atlas)
         atomically(out / "viewer.html", lambda path: path.write_text(tissue, encoding="utf-8"))
-    record = Reconstruction(
-        atlas=atlas,
-        transforms={p.name: p for p in placements_of(atlas)},
-        couplings={},
-        pairs=[*before.get("pairs", []), *found.pairs],
-        metrics=dict(before.get("metrics", {})),
-        findings=list(before.get("findings", [])),
-        warnings=[str(w) for w in np.atleast_1d(atlas.uns["spatialjax"]["warnings"])],
-        timings=watch.timings,
-    )
-    text = json.dumps(outputs.run_card(record, couplings=index, source=source), indent=2, allow_nan=False)
+    card = outputs.run_card(record, couplings=index, timings=watch.timings, source=source)
+    text = json.dumps(card, indent=2, allow_nan=False)
     atomically(out / "run.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
     return out
+
+
+def _record(
+    atlas: AnnData,
+    found: Registration,
+    *,
+    couplings: Mapping[tuple[str, str], sp.csr_matrix],
+    before: Mapping[str, Any],
+    watch: Watch,
+) -> Reconstruction:
+    """The larger atlas with what the first run found out, and what is known of the new section beside it."""
+    metrics = dict(before.get("metrics", {}))
+    rows = [*metrics.get("similarity_pairs", []), *outputs.plain(found.similarity)]
+    metrics["similarity_pairs"] = rows
+    metrics["similarity"] = {name: quality.mean_of(rows, name) for name in ("atlas", *quality.NULLS)}
+    return Reconstruction(
+        atlas=atlas,
+        transforms={p.name: p for p in placements_of(atlas)},
+        # The new ones first: the report shows no more than the first dozen.
+        couplings={**found.couplings, **couplings},
+        pairs=[*before.get("pairs", []), *outputs.plain(found.pairs)],
+        metrics=metrics,
+        findings=list(before.get("findings", [])),
+        warnings=[str(w) for w in np.atleast_1d(atlas.uns["spatialjax"]["warnings"])],
+        timings=list(watch.timings),
+    )

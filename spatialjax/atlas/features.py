@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,9 @@ from spatialjax.histology import added_components
 from spatialjax.methods import CARDS
 from spatialjax.preprocess import log_normalize, shared_embedding
 from spatialjax.slices import Slice, bucket, make_slice
+
+#: How the warning begins that pictures were given in vain; commands say it in their notes.
+NOTHING_ADDED = "The pictures add nothing"
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,11 @@ def prepare(stack: Any, *, method: str) -> Prepared:
         A ``SectionStack``; columns that its sections carry beside their features (``io.histology``) join the evidence.
     method
         Name of an alignment method.
+
+    Warns
+    -----
+    UserWarning
+        If pictures were given and nothing of them is left, see :func:`histology_lost`.
     """
     xy = [section.xy for section in stack.sections]
     values = [section.values for section in stack.sections]
@@ -59,6 +68,8 @@ def prepare(stack: Any, *, method: str) -> Prepared:
     centered = [p - c for p, c in zip(xy, centers, strict=True)]
     sizes = shared_capacities([len(p) for p in xy])
     joined, added = evidence(embeddings, xy, [getattr(section, "added", None) for section in stack.sections])
+    for sentence in histology_lost(stack, added):
+        warnings.warn(sentence, UserWarning, stacklevel=2)
     slices = [make_slice(e, p, capacity=c) for e, p, c in zip(joined, centered, sizes, strict=True)]
     expects = CARDS["alignment"][method].expects
     inputs = slices
@@ -66,6 +77,43 @@ def prepare(stack: Any, *, method: str) -> Prepared:
         dense = [_dense(v if expects == "counts" or stack.kind != "counts" else log_normalize(v)) for v in values]
         inputs = [make_slice(d, p, capacity=c) for d, p, c in zip(dense, centered, sizes, strict=True)]
     return Prepared(tuple(embeddings), tuple(slices), tuple(inputs), centers, added)
+
+
+def histology_record(stack: Any, added: int) -> dict[str, Any] | None:
+    """Which columns of pictures added to the evidence, and how much of them; None where none were asked for.
+
+    Parameters
+    ----------
+    stack
+        The ``SectionStack``.
+    added
+        ``Prepared.added``.
+
+    Returns
+    -------
+    dict
+        ``key`` of ``obsm``, names of its ``columns``, and ``components``: how many were made of them.
+    """
+    if stack.histology is None:
+        return None
+    return {"key": stack.histology, "columns": list(stack.columns), "components": added}
+
+
+def histology_lost(stack: Any, added: int) -> list[str]:
+    """A sentence where pictures were given and nothing of them is left; none elsewhere.
+
+    Parameters
+    ----------
+    stack, added
+        As for :func:`histology_record`.
+    """
+    if stack.histology is None or added:
+        return []
+    return [
+        f"{NOTHING_ADDED}: no column of obsm[{stack.histology!r}] varies smoothly over the tissue in a way that the "
+        "other features do not explain already, so that the poses are those without histology= (--histology). Check "
+        "that each picture belongs to its section and that its scale is right."
+    ]
 
 
 def evidence(

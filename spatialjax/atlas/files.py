@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import uuid
@@ -78,6 +79,20 @@ def remove_temporaries(folder: Path) -> None:
     for entry in folder.iterdir() if folder.is_dir() else ():
         if is_temporary(entry.name):
             entry.unlink(missing_ok=True)
+
+
+def finished_card(folder: Path) -> dict[str, Any] | None:
+    """What ``run.json`` says; None where no run has finished in the folder."""
+    try:
+        card = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return card if isinstance(card, dict) else None
+
+
+def safe_name(name: str) -> str:
+    """A section's name with only letters, digits, dots, dashes and underscores."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:60] or "section"
 
 
 def _refused(path: Path, error: OSError) -> str:

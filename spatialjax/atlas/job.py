@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spatialjax.atlas import outputs, run, steps
+from spatialjax.atlas import files, outputs, run, steps
 from spatialjax.atlas.fingerprint import differences, fingerprint_of
 from spatialjax.atlas.intake import Intake
 from spatialjax.atlas.reconstruction import Options, Reconstruction
@@ -76,7 +76,7 @@ def finished_before(entry: Intake, options: Options, destination: Destination) -
     destination
         Where the run writes.
     """
-    card = None if destination.out is None else outputs.finished_card(destination.out)
+    card = None if destination.out is None else files.finished_card(destination.out)
     if card is None or not card.get("fingerprint"):
         return None
     return None if differences(card["fingerprint"], fingerprint_of(entry.stack, options)) else card

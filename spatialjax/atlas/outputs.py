@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.sparse as sp
 
 from spatialjax import viewer
-from spatialjax.atlas import report, steps
+from spatialjax.atlas import coupled, report, steps
 from spatialjax.atlas.assemble import versions
-from spatialjax.atlas.files import atomically, folder_made, is_temporary, remove_temporaries
+from spatialjax.atlas.files import atomically, finished_card, folder_made, is_temporary, remove_temporaries
 from spatialjax.atlas.reconstruction import Reconstruction
 from spatialjax.atlas.watch import Watch
 from spatialjax.checks import InputError, writable_directory
@@ -68,15 +66,6 @@ def interrupted(folder: Path) -> bool:
         return False
     ours = {steps.FOLDER, "couplings", *FILES}
     return all(entry.name in ours or is_temporary(entry.name) for entry in folder.iterdir())
-
-
-def finished_card(folder: Path) -> dict[str, Any] | None:
-    """What ``run.json`` says; None where no run has finished in the folder."""
-    try:
-        card = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return card if isinstance(card, dict) else None
 
 
 def finished_fingerprint(folder: Path) -> dict[str, Any] | None:
@@ -130,7 +119,7 @@ def write(
         watch.say("atlas.h5ad", share=0.1)
         atomically(folder / "atlas.h5ad", lambda path: write_h5ad(result.atlas, path))
         watch.say("couplings", share=0.4)
-        index = _write_couplings(result.couplings, folder)
+        index = coupled.write(result.couplings, folder)
         watch.say("report.html", share=0.6)
         page = report.page(result, source=source)
         atomically(folder / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
@@ -197,6 +186,7 @@ def run_card(
         "device": device(),
         "method": facts["method"],
         "options": json.loads(facts["options"]),
+        "histology": json.loads(facts.get("histology", "null")),
         "fingerprint": fingerprint,
         "cells": result.atlas.n_obs,
         "genes": result.atlas.n_vars,
@@ -233,28 +223,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def safe_name(name: str) -> str:
-    """A section's name with only letters, digits, dots, dashes and underscores."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:60] or "section"
-
-
-def _write_couplings(couplings: Mapping[tuple[str, str], sp.csr_matrix], folder: Path) -> list[dict[str, Any]]:
-    """One file a pair, numbered, so that names that look alike on disk stay apart; and the index of them."""
-    index = []
-    folder_made(folder / "couplings")
-    for number, ((first, second), matrix) in enumerate(couplings.items()):
-        name = f"couplings/{number:03d}_{safe_name(first)}--{safe_name(second)}.npz"
-        atomically(folder / name, lambda path, matrix=matrix: sp.save_npz(path, matrix))
-        index.append(
-            {"file": name, "source": first, "target": second, "shape": list(matrix.shape), "entries": matrix.nnz}
-        )
-    return index
-
-
 def _remove_earlier(folder: Path) -> None:
     """Take away what an earlier run wrote, ``run.json`` first, so that no mixture of two runs looks finished."""
     unfinish(folder)
     remove_temporaries(folder)
-    remove_temporaries(folder / "couplings")
-    for old in (folder / "couplings").glob("[0-9][0-9][0-9]_*--*.npz"):
-        old.unlink()
+    coupled.remove(folder)

@@ -68,7 +68,7 @@ def similarity(
 
 def mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
     """Mean of one column over the rows that have a number there; None where none has."""
-    values = [row[name] for row in rows if np.isfinite(row[name])]
+    values = [row[name] for row in rows if row[name] is not None and np.isfinite(row[name])]
     return float(np.mean(values)) if values else None
 
 

@@ -213,9 +213,10 @@ class PairAlignment:
     Attributes
     ----------
     transform
-        Map from the coordinates of the source to those of the target, both in their own units.
+        Map from the coordinates of the source to those of the target, both in their own units. With ``scale=True`` it
+        holds the scale of the tissue too.
     transform_um
-        The same in µm.
+        The same in µm: rigid, or with ``scale=True`` a similarity.
     coordinates
         (n, 2) coordinates of the source's cells in the units of the target, rows as in the input.
     overlap
@@ -248,6 +249,11 @@ class PairAlignment:
     pose: int
     posterior: PairPosterior | None
     messages: tuple[str, ...]
+
+    @property
+    def scale(self) -> float:
+        """What lengths (µm) of the source are multiplied by; 1 where it was not asked for."""
+        return float(np.sqrt(np.abs(np.linalg.det(self.transform_um.matrix))))
 
     @property
     def supported(self) -> bool:

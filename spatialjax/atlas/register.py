@@ -11,19 +11,16 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float
 
+from spatialjax.atlas.beside import Held, held_of, pictures_said, stacked
 from spatialjax.atlas.reconstruction import Options, Placement, Reconstruction
-from spatialjax.checks import InputError, listed
+from spatialjax.checks import InputError
 from spatialjax.transforms import Affine
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from spatialjax.atlas.labelled import Labelled
     from spatialjax.atlas.pairs import PairResult
     from spatialjax.registration.pose_graph import PoseGraph
-
-#: Sections of the atlas that a new one with a known height is aligned with.
-BESIDE = 4
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,9 @@ class Registration:
         Soft matches with the nearest section of the atlas below it and with the nearest above (with those at its own
         height where there are any), as in ``Reconstruction.couplings``: (lower, upper) -> sparse weights, rows and
         columns in the order of each section's cells. Empty where it is not placed.
+    similarity
+        One row for each of these couplings: similarity of the matched places beside its nulls, as in
+        ``Reconstruction.metrics["similarity_pairs"]``; ``identity`` has the section as given on the placed one.
     messages
         What was assumed or found.
     """
@@ -52,23 +52,13 @@ class Registration:
     placement: Placement
     pairs: list[dict[str, Any]]
     couplings: Mapping[tuple[str, str], sp.csr_matrix]
+    similarity: list[dict[str, Any]]
     messages: tuple[str, ...]
 
     @property
     def placed(self) -> bool:
         """Whether the evidence supports the place."""
         return self.placement.placed
-
-
-@dataclass(frozen=True)
-class _Held:
-    """The sections of the atlas that a new one is compared with: one frame, µm."""
-
-    names: tuple[str, ...]
-    adatas: tuple[AnnData, ...]
-    z: tuple[float, ...]
-    component: int
-    anchor: str | None
 
 
 def register(
@@ -84,6 +74,7 @@ def register(
     pitch: float | None = None,
     feature_key: str | None = None,
     layer: str | None = None,
+    histology: str | None = None,
     spatial_key: str = "spatial",
     allow_spacing_mismatch: bool = False,
     seed: int = 0,
@@ -110,6 +101,10 @@ def register(
     method, reflection, units, pitch, feature_key, layer, spatial_key, allow_spacing_mismatch, seed
         As in ``reconstruct``; ``units`` and ``pitch`` speak of the new section. ``layer`` and ``feature_key`` must be
         in the atlas, too.
+    histology
+        Key of ``obsm`` with columns of the H&E pictures (``pp.histology_features``), which then add to the evidence of
+        the place; the section and the atlas must both have them. Left out, the pictures that an atlas was made with
+        are not used for the section, and a message says so.
 
     Returns
     -------
@@ -124,46 +119,40 @@ def register(
     import jax
 
     from spatialjax.atlas import pairs, placing, tables
-    from spatialjax.atlas.features import prepare
+    from spatialjax.atlas.features import histology_lost, histology_record, prepare
     from spatialjax.io import open_sections
 
     options = Options(method=method, reflection=reflection, seed=seed)
     options.check()
-    held = _held(atlas.atlas if isinstance(atlas, Reconstruction) else atlas, name, z=z, component=component)
+    held = held_of(atlas.atlas if isinstance(atlas, Reconstruction) else atlas, name, z=z, component=component)
     door = {"feature_key": feature_key, "layer": layer, "duplicates": "allow"}
     alone = open_sections([adata], names=[name], units=units, pitch=pitch, spatial_key=spatial_key, at_least=1, **door)
     (own,) = alone.sections
-    stack = _beside(held, own, allow_spacing_mismatch=allow_spacing_mismatch, **door)
+    stack = stacked(held, own, histology=histology, allow_spacing_mismatch=allow_spacing_mismatch, **door)
     options.check_with(stack)
     prepared = prepare(stack, method=options.resolved_method)
     wanted = [(0, i) for i in range(1, len(stack.sections))]
     results = pairs.align_pairs(prepared, wanted, method=options.resolved_method, key=jax.random.key(seed))
     results = [replace(r, threshold=r.threshold + np.log(len(results))) for r in results]
-    graph = placing.join(
-        [replace(r, target=1) for r in results],
-        2,
-        pitch=float(np.median([s.pitch for s in stack.sections])),
-        anchor=1,
-        reflection=reflection,
-    )
+    step = float(np.median([s.pitch for s in stack.sections]))
+    still = [replace(r, target=1) for r in results]
+    graph = placing.join(still, 2, pitch=step, anchor=1, reflection=reflection)
     height, note = _height(results, held, z)
     placement = _placement(name, graph, held, own=own, z=height)
     overlap = stack.sections[0].in_input_order(_overlap(prepared, results, placement))
-    messages = [*alone.messages, *note]
+    lost = histology_lost(stack, prepared.added)
+    used = stack.messages[-1:] if histology is not None else []
+    messages = [*lost, *used, *pictures_said(held, adata, histology, name=name), *alone.messages, *note]
     if not placement.placed:
         messages.append(
             f"No evidence places {name!r} in the atlas: its coordinates are NaN. See the evidence in pairs."
         )
     rows = tables.pair_rows(stack.names, results, graph)
+    about = {"said": messages, "histology": histology_record(stack, prepared.added)}
     section = _described(adata, own, placement, overlap=overlap)
-    section.uns["spatialjax"] = _record(adata, placement, options, spatial_key=spatial_key, rows=rows, said=messages)
-    return Registration(
-        section=section,
-        placement=placement,
-        pairs=rows,
-        couplings=_couplings(stack, prepared, placement, held),
-        messages=tuple(messages),
-    )
+    section.uns["spatialjax"] = _record(adata, placement, options, spatial_key=spatial_key, rows=rows, **about)
+    couplings, similarity = _couplings(stack, prepared, placement, heights=held.z, key=jax.random.key(seed))
+    return Registration(section, placement, rows, couplings, similarity=similarity, messages=tuple(messages))
 
 
 def add_section(
@@ -208,60 +197,7 @@ def add_section(
     return joined(old, found, spatial_key=options.get("spatial_key", "spatial")), found
 
 
-def _held(atlas: AnnData, name: str, *, z: float | None, component: int) -> _Held:
-    from spatialjax.atlas.labelled import sections_of
-
-    sections = sections_of(atlas)
-    if name in [s.name for s in sections]:
-        raise InputError(
-            f"Expected a name that is not in the atlas, found section {name!r} there. Give name= (--name)."
-        )
-    if z is not None and not np.isfinite(z):
-        raise InputError(f"Expected a finite height z in µm, found {z!r}.")
-    inside = [s for s in sections if s.frame == component and component >= 0]
-    if not inside:
-        frames = sorted({s.frame for s in sections if s.frame >= 0})
-        raise InputError(f"Expected component= (--component) to be one of {listed(frames)}, found {component!r}.")
-    inside = inside if z is None else _nearest(inside, z)
-    anchors = {}
-    if "spatialjax" in atlas.uns:
-        own = atlas.uns["spatialjax"]
-        anchors = dict(zip(np.asarray(own["component"]).tolist(), np.asarray(own["anchor"], str).tolist(), strict=True))
-    return _Held(
-        names=tuple(s.name for s in inside),
-        adatas=tuple(_placed_at(atlas[s.rows], s.xy) for s in inside),
-        z=tuple(s.z for s in inside),
-        component=component,
-        anchor=anchors.get(component),
-    )
-
-
-def _nearest(sections: Sequence[Labelled], z: float) -> list[Labelled]:
-    """The sections nearest to a height, the next one on either side always among them."""
-    by_distance = sorted(sections, key=lambda s: abs(s.z - z))
-    sides = [next((s for s in by_distance if side(s.z)), None) for side in (lambda h: h <= z, lambda h: h > z)]
-    first = [s for s in by_distance if any(s is one for one in sides)]
-    others = [s for s in by_distance if not any(s is one for one in first)]
-    return sorted([*first, *others][:BESIDE], key=lambda s: abs(s.z - z))
-
-
-def _beside(held: _Held, own: Any, **door: Any) -> Any:
-    """The new section and those of the atlas as one stack, all in µm; heights are only an order here."""
-    from spatialjax.io import open_sections
-
-    copies = [_placed_at(own.adata, own.in_input_order(own.xy)), *held.adatas]
-    return open_sections(copies, names=[own.name, *held.names], units="um", z=range(len(copies)), **door)
-
-
-def _placed_at(adata: AnnData, xy: Float[np.ndarray, "n 2"]) -> AnnData:
-    """A copy whose coordinates are these, µm, and say nothing about units themselves."""
-    copy = adata.to_memory() if adata.isbacked else adata.copy()
-    copy.obsm["spatial"] = np.asarray(xy, np.float64)
-    copy.uns = {}
-    return copy
-
-
-def _height(results: Sequence[PairResult], held: _Held, z: float | None) -> tuple[float, list[str]]:
+def _height(results: Sequence[PairResult], held: Held, z: float | None) -> tuple[float, list[str]]:
     if z is not None:
         return float(z), []
     gains = [r.evidence[0] - r.threshold for r in results]
@@ -272,7 +208,7 @@ def _height(results: Sequence[PairResult], held: _Held, z: float | None) -> tupl
     return held.z[best], [note]
 
 
-def _placement(name: str, graph: PoseGraph, held: _Held, *, own: Any, z: float) -> Placement:
+def _placement(name: str, graph: PoseGraph, held: Held, *, own: Any, z: float) -> Placement:
     placed, unit = bool(graph.placed[0]), float(own.um_per_unit)
     pose = Affine(np.asarray(graph.poses.matrix[0], np.float64), np.asarray(graph.poses.shift[0], np.float64))
     return Placement(
@@ -331,12 +267,14 @@ def _record(
     spatial_key: str,
     rows: list[dict[str, Any]],
     said: Sequence[str],
+    histology: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What ``uns['spatialjax']`` of the section holds: the record of an atlas of one section, and its own unit."""
     from spatialjax.atlas.assemble import describe
     from spatialjax.atlas.outputs import plain
 
-    one = describe([placement], options=asdict(options), method=options.resolved_method, warnings=said)
+    method = options.resolved_method
+    one = describe([placement], options=asdict(options), method=method, warnings=said, histology=histology)
     own = {
         "name": placement.name,
         "um_per_unit": placement.um_per_unit,
@@ -344,26 +282,34 @@ def _record(
         "spatial_key": spatial_key,
         "pairs": json.dumps(plain(rows)),
     }
-    return {**adata.uns.get("spatialjax", {}), **one, **own}
+    kept = {key: value for key, value in adata.uns.get("spatialjax", {}).items() if key != "histology"}
+    return {**kept, **one, **own}
 
 
-def _couplings(stack: Any, prepared: Any, placement: Placement, held: _Held) -> dict[tuple[str, str], sp.csr_matrix]:
-    """Soft matches with the sections beside it, as a reconstruction has them between successive sections."""
-    from spatialjax.atlas import assemble, placing
+def _couplings(
+    stack: Any, prepared: Any, placement: Placement, *, heights: Sequence[float], key: Any
+) -> tuple[dict[tuple[str, str], sp.csr_matrix], list[dict[str, Any]]]:
+    """Soft matches with the sections beside it, as between successive sections, and the similarity of what matches."""
+    import jax
 
-    if not placement.placed:
-        return {}
-    found = {}
-    for other in _next_to(placement.z, held.z):
-        ends = (other + 1, 0) if held.z[other] <= placement.z else (0, other + 1)
+    from spatialjax.atlas import assemble, placing, quality
+
+    found, rows = {}, []
+    for other in _next_to(placement.z, heights) if placement.placed else []:
+        ends = (other + 1, 0) if heights[other] <= placement.z else (0, other + 1)
         two = replace(stack, sections=tuple(stack.sections[i] for i in ends))
-        features = replace(prepared, embeddings=tuple(prepared.embeddings[i] for i in ends))
+        features = replace(
+            prepared, embeddings=tuple(prepared.embeddings[i] for i in ends), centers=prepared.centers[list(ends)]
+        )
         places = tuple(placement.transform(s.xy) if i == 0 else s.xy for i, s in zip(ends, two.sections, strict=True))
         still = Affine(np.tile(np.eye(2), (2, 1, 1)), np.zeros((2, 2)))
         placed = placing.Placed(still, np.ones(2, bool), np.zeros(2, int), places)
-        matches = placing.couple(two, features, placed)[0, 1]
-        found[two.sections[0].name, two.sections[1].name] = assemble.in_input_order(two, (0, 1), matches)
-    return found
+        matches = placing.couple(two, features, placed)
+        names = tuple(two.names)
+        (row,) = quality.similarity(two, features, placed, couplings=matches, key=jax.random.fold_in(key, other))
+        rows.append({**row, "source": names[0], "target": names[1]})
+        found[names] = assemble.in_input_order(two, (0, 1), matches[0, 1])
+    return found, rows
 
 
 def _next_to(z: float, heights: Sequence[float]) -> list[int]:

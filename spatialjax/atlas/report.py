@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from importlib.resources import files
@@ -15,7 +16,7 @@ from spatialjax import pl
 from spatialjax.atlas import decisions_file, hand
 from spatialjax.atlas.console import device_line
 from spatialjax.atlas.reconstruction import Reconstruction
-from spatialjax.checks import InputError
+from spatialjax.checks import InputError, listed
 from spatialjax.viewer.contents import given_key
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 
 #: Pairs shown in the before/after picture at the most.
 MAX_PAIRS = 12
+#: What is said in place of the loops of a run that is not known.
+NO_FIRST_RUN = (
+    "Not known: no run.json of the first run lay beside the atlas, so that its pairs, loops and similarities cannot be "
+    "shown here."
+)
 
 
 def page(result: Reconstruction, *, source: str = "") -> str:
@@ -40,6 +46,7 @@ def page(result: Reconstruction, *, source: str = "") -> str:
         [
             _header(result),
             _attention(result),
+            _later(result),
             _section("The tissue from four sides", _stack(result)),
             _section("Before and after", _overlays(result)),
             _section("A marker gene across the sections", _gene(result)),
@@ -63,14 +70,14 @@ def page(result: Reconstruction, *, source: str = "") -> str:
 
 def _header(result: Reconstruction) -> str:
     placed = len(result.transforms) - len(result.unplaced)
-    chosen = result.metrics["similarity"]
-    loops = [loop["angle_deg"] for loop in result.metrics["loops"] if np.isfinite(loop["angle_deg"])]
+    chosen = result.metrics.get("similarity", {})
+    loops = [loop["angle_deg"] for loop in result.metrics.get("loops", []) if _known(loop["angle_deg"])]
     tiles = [
         (f"{placed} of {len(result.transforms)}", "sections placed"),
         (f"{result.atlas.n_obs:,}", "cells or spots"),
         (f"{result.atlas.n_vars:,}", "shared genes"),
-        (str(result.metrics["domains"]["number"]), "domains"),
-        (_number(chosen["atlas"]), f"similarity of matched places (as given: {_number(chosen['identity'])})"),
+        (str(_domain_count(result)), "domains"),
+        (_number(chosen.get("atlas")), f"similarity of matched places (as given: {_number(chosen.get('identity'))})"),
         (f"{np.median(loops):.1f}°" if loops else "–", "median loop error"),
     ]
     cells = "".join(f"<div><b>{escape(value)}</b><span>{escape(label)}</span></div>" for value, label in tiles)
@@ -96,9 +103,30 @@ def _attention(result: Reconstruction) -> str:
         frames = [f"{', '.join(names)}: in the frame of {names[0]}" for names in groups]
         parts.insert(0, f'<section class="alert"><h2>Groups that nothing joins</h2>{_list(frames)}</section>')
     if not findings and not result.unplaced and len(groups) == 1:
-        order = "; nothing speaks against their order and gaps" if len(result.transforms) >= 4 else ""
+        judged = len(result.transforms) >= 4 and not _added(result)
+        order = "; nothing speaks against their order and gaps" if judged else ""
         parts.insert(0, f'<section class="good"><p>Every section is placed{order}.</p></section>')
     return "\n".join(parts)
+
+
+def _later(result: Reconstruction) -> str:
+    """What this page can say of sections that were added to a finished atlas; nothing where there are none."""
+    added = _added(result)
+    if not added:
+        return ""
+    whole = "" if "loops" in result.metrics else f"<p>{NO_FIRST_RUN}</p>"
+    return _section(
+        "Added to the finished atlas",
+        f"<p>{escape(listed(added, limit=20))}: compared with the atlas, which was held still. Place, pairs, overlap "
+        "and matched places are shown below with those of the other sections; domains are carried over from the "
+        "sections beside, not found anew. The loops, and what looks wrong with order and gaps, are those of the first "
+        f"run alone; times and memory are those of the last addition.</p>{whole}",
+    )
+
+
+def _added(result: Reconstruction) -> list[str]:
+    """Names of the sections that were added to the finished atlas."""
+    return [entry["name"] for entry in json.loads(result.atlas.uns["spatialjax"]["options"]).get("added", [])]
 
 
 def _groups(result: Reconstruction) -> list[list[str]]:
@@ -148,14 +176,20 @@ def _gene(result: Reconstruction) -> str:
 
 
 def _domains(result: Reconstruction) -> str:
-    chosen = result.metrics["domains"]
-    how = "chosen by the Bayesian information criterion" if chosen["criterion"] else "as asked for"
+    chosen = result.metrics.get("domains")
+    how = ""
+    if chosen is not None:
+        how = f" ({'chosen by the Bayesian information criterion' if chosen['criterion'] else 'as asked for'})"
     return _picture(
         lambda: pl.domains(result.atlas),
-        f"The {chosen['number']} domains ({how}), found in all sections together from features averaged over the "
+        f"The {_domain_count(result)} domains{how}, found in all sections together from features averaged over the "
         "three-dimensional neighbourhood. The probability of each label is in <code>obs['domain3d_confidence']</code>.",
         "Domains in every placed section",
     )
+
+
+def _domain_count(result: Reconstruction) -> int:
+    return int(result.atlas.obs["domain3d"].nunique())
 
 
 def _overlap(result: Reconstruction) -> str:
@@ -224,7 +258,7 @@ def _fit(result: Reconstruction) -> str:
             *(_number(row[name]) for name in ("atlas", "identity", "centered", "permuted")),
             f"{row['atlas_share']:.0%}",
         ]
-        for row in result.metrics["similarity_pairs"]
+        for row in result.metrics.get("similarity_pairs", [])
     ]
     names = ["pair", "placed", "as given", "centred", "shuffled", "spots matched"]
     return _table(names, rows) + (
@@ -237,6 +271,8 @@ def _fit(result: Reconstruction) -> str:
 
 
 def _loops(result: Reconstruction) -> str:
+    if "loops" not in result.metrics:
+        return f"<p>{NO_FIRST_RUN}</p>"
     rows = [
         [
             " → ".join(loop["sections"]),
@@ -306,7 +342,7 @@ def _making(result: Reconstruction, source: str) -> str:
         ]
         for step in card["steps"]
     ]
-    chosen = {k: v for k, v in card["options"].items() if v is not None and k != "decisions"}
+    chosen = {k: v for k, v in card["options"].items() if v is not None and k not in ("decisions", "added")}
     options = ", ".join(f"{escape(str(k))} = {escape(str(v))}" for k, v in chosen.items())
     used = ", ".join(f"{escape(k)} {escape(v)}" for k, v in card["versions"].items())
     where = device_line()
@@ -351,7 +387,11 @@ def _picture(draw: Callable[[], Figure], caption: str, alternative: str) -> str:
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None or not np.isfinite(value) else f"{round(value, digits) + 0.0:.{digits}f}"
+    return f"{round(value, digits) + 0.0:.{digits}f}" if _known(value) else "–"
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and bool(np.isfinite(value))
 
 
 def _signed(value: float) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from spatialjax.atlas import assemble, decided, domains, placing, quality, tables
-from spatialjax.atlas.features import Prepared, prepare
+from spatialjax.atlas.features import Prepared, histology_lost, histology_record, prepare
 from spatialjax.atlas.pairs import PairResult, align_pairs, pairs_of
 from spatialjax.atlas.reconstruction import Options, Placement, Reconstruction
 from spatialjax.atlas.steps import Steps, Store
@@ -82,10 +82,10 @@ def reconstruct_stack(
         )
         placements = _placements(stack, placed, graph)
         atlas, renamed = assemble.assemble(stack, values, layout=layout)
-        warnings = [*stack.messages, *tables.warnings(placements, results, stack.names), *renamed]
-        atlas.uns["spatialjax"] = assemble.describe(
-            placements, options=asdict(options), method=method, warnings=warnings
-        )
+        said = [*histology_lost(stack, prepared.added), *stack.messages]
+        warnings = [*said, *tables.warnings(placements, results, stack.names), *renamed]
+        how = {"options": asdict(options), "method": method, "histology": histology_record(stack, prepared.added)}
+        atlas.uns["spatialjax"] = assemble.describe(placements, warnings=warnings, **how)
     return Reconstruction(
         atlas=atlas,
         transforms={p.name: p for p in placements},

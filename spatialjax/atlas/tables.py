@@ -9,8 +9,9 @@ import numpy as np
 from spatialjax import checks
 from spatialjax.atlas import quality
 from spatialjax.atlas.domains import Domains
-from spatialjax.atlas.pairs import PairResult
+from spatialjax.atlas.pairs import PairPosterior, PairResult
 from spatialjax.atlas.reconstruction import Placement
+from spatialjax.registration.scale import LARGEST, SMALLEST
 
 #: Poses of a pair that are listed in its row: at least this probable.
 PROBABLE = 0.01
@@ -189,6 +190,23 @@ def warnings(placements: list[Placement], results: tuple[PairResult, ...], names
         if r.status == "not finite":
             found.append(f"The alignment of {names[r.source]!r} with {names[r.target]!r} broke down (not finite).")
     return found
+
+
+def scale_messages(posterior: PairPosterior, pose: int) -> list[str]:
+    """What a user should know of the scale of a pose.
+
+    Parameters
+    ----------
+    posterior
+        Of the pair, with a scale.
+    pose
+        Which of its poses.
+    """
+    size, (low, high) = float(posterior.scale[pose]), posterior.scale_interval(pose)
+    said = f"Lengths of the source are multiplied by {size:.3f} (90 %: {low:.3f} to {high:.3f})"
+    if not SMALLEST * 1.001 < size < LARGEST / 1.001:
+        return [f"{said}: as far as a scale may go ({SMALLEST:g} to {LARGEST:g}). Do not believe it; check the units."]
+    return [f"{said}: 1 is within that, so that there may be no change of scale." if low <= 1 <= high else f"{said}."]
 
 
 def _ambiguous(results: tuple[PairResult, ...], names: list[str]) -> list[str]:

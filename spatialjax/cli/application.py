@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -32,7 +33,10 @@ def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
         from spatialjax.checks import InputError
 
         try:
-            code = command(*args, **kwargs) or 0
+            with warnings.catch_warnings():
+                # The command says this itself, among its notes.
+                warnings.filterwarnings("ignore", message="The pictures add nothing")
+                code = command(*args, **kwargs) or 0
         except InputError as error:
             say(f"[bold red]error:[/bold red] {escape(str(error))}")
             code = EXIT_INPUT
@@ -57,7 +61,7 @@ def main() -> None:
 
 def _what_is_left(given: dict[str, Any]) -> str:
     """A sentence on what an interrupted command leaves."""
-    from spatialjax.atlas.outputs import finished_card
+    from spatialjax.atlas.files import finished_card
 
     if given.get("out") is not None and finished_card(given["out"]) is not None:
         return f"interrupted: {escape(str(given['out']))} holds a finished run with all its files."

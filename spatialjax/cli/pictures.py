@@ -168,7 +168,7 @@ def _looked_at(picture: Picture) -> list[str]:
 
 def _targets(pictures: Sequence[Picture], out: Path, suffix: str, *, overwrite: bool) -> list[Path]:
     """One file a picture; names that look alike on disk are numbered."""
-    from spatialjax.atlas.outputs import safe_name
+    from spatialjax.atlas.files import safe_name
     from spatialjax.checks import InputError, listed, writable_directory
 
     writable_directory(out)

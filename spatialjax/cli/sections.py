@@ -12,6 +12,7 @@ from spatialjax.cli.files import keep_apart, new_file, read_atlas, read_section,
 from spatialjax.cli.options import (
     AtlasFile,
     FeatureKey,
+    Histology,
     Layer,
     Method,
     Name,
@@ -49,6 +50,7 @@ def register(
     pitch: Pitch = None,
     feature_key: FeatureKey = None,
     layer: Layer = None,
+    histology: Histology = None,
     spatial_key: SpatialKey = "spatial",
     slice_key: SliceKey = None,
     pick: Pick = None,
@@ -62,7 +64,8 @@ def register(
     from spatialjax.atlas.watch import Watch
 
     given = _sizes(units, pitch) | {"z": z, "component": component, "method": method, "reflection": reflection}
-    given |= {"feature_key": feature_key, "layer": layer, "spatial_key": spatial_key, "seed": seed}
+    given |= {"feature_key": feature_key, "layer": layer, "histology": histology}
+    given |= {"spatial_key": spatial_key, "seed": seed}
     new_file(out, overwrite=overwrite, inputs=[section, atlas, atlas / "atlas.h5ad"])
     greet()
     with console.progress() as listener:
@@ -88,8 +91,8 @@ def add_section(
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder for atlas.h5ad, couplings/, viewer.html and run.json; or a name that ends in .h5ad, for the "
-            "atlas alone.",
+            help="Folder for atlas.h5ad, couplings/, report.html, viewer.html and run.json; or a name that ends in "
+            ".h5ad, for the atlas alone.",
             metavar="DIR|OUT.h5ad",
             show_default=False,
         ),
@@ -103,6 +106,7 @@ def add_section(
     pitch: Pitch = None,
     feature_key: FeatureKey = None,
     layer: Layer = None,
+    histology: Histology = None,
     spatial_key: SpatialKey = "spatial",
     slice_key: SliceKey = None,
     pick: Pick = None,
@@ -111,12 +115,12 @@ def add_section(
     overwrite: Replace = False,
 ) -> int:
     """Write an atlas with one section more; nothing else in it moves."""
-    from spatialjax.atlas import console, coupled, enlarged, outputs
+    from spatialjax.atlas import console, coupled, enlarged, files, outputs
     from spatialjax.atlas import register as registering
     from spatialjax.atlas.watch import Watch
 
     given = _sizes(units, pitch) | {"component": component, "method": method, "reflection": reflection, "seed": seed}
-    given |= {"feature_key": feature_key, "layer": layer, "spatial_key": spatial_key}
+    given |= {"feature_key": feature_key, "layer": layer, "histology": histology, "spatial_key": spatial_key}
     alone = out.suffix == ".h5ad"
     if alone:
         new_file(out, overwrite=overwrite, inputs=[section, atlas, atlas / "atlas.h5ad"])
@@ -138,9 +142,8 @@ def add_section(
         if alone:
             save(larger, out, watch)
         else:
-            before = outputs.finished_card(file.parent) or {}
-            said = command_line()
-            enlarged.write(larger, found, out, couplings=couplings, before=before, watch=watch, source=said)
+            record = {"before": files.finished_card(file.parent) or {}, "source": command_line()}
+            enlarged.write(larger, found, out, couplings=couplings, watch=watch, **record)
     note(found.messages)
     return _placed(found, out)
 
@@ -157,8 +160,12 @@ def align(
     reflection: Side = "auto",
     feature_key: FeatureKey = None,
     layer: Layer = None,
+    histology: Histology = None,
     spatial_key: SpatialKey = "spatial",
     allow_spacing_mismatch: Uneven = False,
+    scale: Annotated[
+        bool, typer.Option("--scale", help="The section may have shrunk or swollen: find the scale, too.")
+    ] = False,
     seed: Seed = 0,
     key_added: Annotated[str, typer.Option(help="Key of obsm and uns for the result.")] = "aligned",
     overwrite: Replace = False,
@@ -169,7 +176,7 @@ def align(
     from spatialjax.tl import align as lay_on
 
     given = _sizes(units, pitch) | {"method": method, "reflection": reflection, "seed": seed, "layer": layer}
-    given |= {"feature_key": feature_key, "spatial_key": spatial_key}
+    given |= {"feature_key": feature_key, "histology": histology, "spatial_key": spatial_key, "scale": scale}
     new_file(out, overwrite=overwrite, inputs=[source, target])
     greet()
     with console.progress() as listener:
@@ -191,6 +198,7 @@ def align(
             "threshold": found.threshold,
             "supported": found.supported,
             "source": command_line(),
+            **_scale(found, scale),
         }
         save(first, out, watch)
     note(found.messages)
@@ -204,6 +212,20 @@ def align(
 
 def _sizes(units: str | None, pitch: float | None) -> dict[str, Any]:
     return {"units": units, "pitch": pitch}
+
+
+def _scale(found: Any, wanted: bool) -> dict[str, Any]:
+    """The scale for ``uns``, where it was asked for and a pose was found."""
+    posterior = found.posterior
+    if not wanted or posterior is None:
+        return {}
+    low, high = posterior.scale_interval(found.pose)
+    return {
+        "scale": found.scale,
+        "scale_sd": float(posterior.scale_sd[found.pose]),
+        "scale_q05": low,
+        "scale_q95": high,
+    }
 
 
 def _placed(found: Any, out: Path) -> int:

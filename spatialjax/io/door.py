@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from spatialjax import checks
 from spatialjax.checks import InputError, listed
+from spatialjax.graphs import lattice_steps
 from spatialjax.io import units as unit
 from spatialjax.io.coordinates import check_distinct, read_coordinates
 from spatialjax.io.features import read_features
@@ -149,7 +150,7 @@ def _section(
 
 
 def _steps(part: Part, xy: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " m"]:
-    steps = unit.spacings(xy)
+    steps = lattice_steps(xy)
     if len(steps) == 0:
         raise InputError(f"Expected cells at different places in section {part.name!r}, found one place for all.")
     return steps

@@ -237,7 +237,8 @@ def with_histology(stack: SectionStack, key: str | None) -> SectionStack:
         )
     sections = tuple(replace(s, added=v) for s, v in zip(stack.sections, values, strict=True))
     note = f"Histology: the {widths[0]} columns of obsm[{key!r}] add to the evidence of the poses, and to nothing else."
-    return replace(stack, sections=sections, messages=[*stack.messages, note])
+    names = tuple(columns[0] or ())
+    return replace(stack, sections=sections, messages=[*stack.messages, note], histology=key, columns=names)
 
 
 def _added(section: Any, key: str) -> Float[np.ndarray, "n q"]:

@@ -87,12 +87,18 @@ class SectionStack:
         Names of the features, the same in every section.
     messages
         What was found, assumed or kept; to be said aloud.
+    histology
+        Key of ``obsm`` with the columns in ``Section.added``; None where there are none.
+    columns
+        Names of these columns, where the sections bring them.
     """
 
     sections: tuple[Section, ...]
     kind: Kind
     genes: np.ndarray
     messages: list[str]
+    histology: str | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial import cKDTree
 
 from spatialjax.checks import InputError, UnitsError, listed, nearest, positive
 
@@ -34,12 +33,6 @@ class Scale(NamedTuple):
     source: str
 
 
-def spacings(xy: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " m"]:
-    """Distance from each distinct place to the nearest other one."""
-    places = np.unique(xy, axis=0)
-    return cKDTree(places).query(places, k=2)[0][:, 1] if len(places) > 1 else np.zeros(0)
-
-
 def from_user(units: Any, pitch: Any, steps: Sequence[Float[np.ndarray, " m"]]) -> Scale | None:
     """The scale that the user asked for, the same for all sections; None where nothing was asked for.
 
@@ -50,7 +43,7 @@ def from_user(units: Any, pitch: Any, steps: Sequence[Float[np.ndarray, " m"]]) 
     pitch
         Distance between neighbouring spots, µm.
     steps
-        ``spacings`` of each section, in the units of the input.
+        ``graphs.lattice_steps`` of each section, in the units of the input.
 
     Raises
     ------

@@ -91,7 +91,12 @@ class PoseScore:
 
 
 def pitch_of(xy: Float[np.ndarray, "n 2"]) -> float:
-    """Spacing of the spots: √(π/6) times the median distance of the sixth neighbour; robust to jitter and doublets."""
+    """Spacing of the spots: √(π/6) times the median distance of the sixth neighbour; robust to jitter and doublets.
+
+    This is the side of the square that one spot has for itself, and what features average over. The distance to the
+    nearest spot (``graphs.lattice_steps``, which units and the costs of transport are told by) says where a lattice
+    is; where cells lie at random it is half of this, and two nuclei of one cell pull it down.
+    """
     from scipy.spatial import cKDTree
 
     k = min(7, len(xy))

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 from scipy.sparse.linalg import eigsh
-from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
+from spatialjax.graphs import lattice_steps
 from spatialjax.slices import Slice
 from spatialjax.transport.costs import Factored
 
@@ -30,10 +30,9 @@ def scattered(values: Float[np.ndarray, "..."], *masks: Bool[np.ndarray, " n"]) 
 
 
 def pitch(*points: Float[np.ndarray, "n d"]) -> float:
-    """Median distance of nearest neighbours over all sections, in the unit of the points; 1 where there is none."""
-    nearest = [cKDTree(xy).query(xy, 2)[0][:, 1] for xy in points if len(xy) > 1]
-    median = float(np.median(np.concatenate(nearest))) if nearest else 0.0
-    return median if median > 0 else 1.0
+    """Median ``graphs.lattice_steps`` over all sections: the unit of length of costs; 1 where there is none."""
+    steps = np.concatenate([lattice_steps(xy) for xy in points])
+    return float(np.median(steps)) if len(steps) else 1.0
 
 
 def factored_distances(points: Float[np.ndarray, "n d"], mask: Bool[np.ndarray, " p"], *, rank: int = 32) -> Factored:

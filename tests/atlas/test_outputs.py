@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from spatialjax.atlas import outputs
+from spatialjax.atlas import files, outputs
 from spatialjax.checks import InputError
 
 
@@ -134,7 +134,7 @@ def test_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a/b", "../up", "", "ü $x", "." * 5, "n" * 300])
 def test_file_names_are_safe(name: str) -> None:
     """Any section name gives a short name that stays in its folder."""
-    safe = outputs.safe_name(name)
+    safe = files.safe_name(name)
     assert 0 < len(safe) <= 60
     assert Path(safe).name == safe
     assert safe not in (".", "..")

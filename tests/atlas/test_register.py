@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,11 @@ import numpy as np
 import pytest
 
 import spatialjax as sj
+from spatialjax.atlas import enlarged, report
 from spatialjax.atlas.adding import joined
-from spatialjax.atlas.register import _nearest, _next_to
+from spatialjax.atlas.beside import nearest
+from spatialjax.atlas.register import _next_to
+from spatialjax.atlas.watch import Watch
 from spatialjax.checks import InputError
 from spatialjax.viewer.contents import given_key
 
@@ -74,7 +78,7 @@ def test_the_new_cells_get_domains_and_a_record(added: Any) -> None:
     record = atlas.uns["spatialjax"]
     assert list(record["sections"])[-1] == "new" and record["matrix"].shape == (4, 2, 2)
     np.testing.assert_allclose(record["matrix_from_units"][-1], found.placement.from_units.matrix)
-    assert json.loads(record["options"])["added"] == [{"name": "new", "placed": True}]
+    assert json.loads(record["options"])["added"] == [{"name": "new", "placed": True, "histology": None}]
 
 
 def test_the_section_is_coupled_to_its_neighbours(added: Any, reconstruction: Any, further: Any) -> None:
@@ -102,8 +106,8 @@ def test_the_section_is_coupled_to_its_neighbours(added: Any, reconstruction: An
 def test_the_neighbours_on_both_sides_are_always_compared() -> None:
     """Four sections below lie nearer than the one above, which must be among the four all the same."""
     sections = [SimpleNamespace(name=str(z), z=float(z)) for z in (0, 10, 20, 30, 40, 500)]
-    assert [s.z for s in _nearest(sections, 45.0)] == [40.0, 30.0, 20.0, 500.0]
-    assert [s.z for s in _nearest(sections, -5.0)] == [0.0, 10.0, 20.0, 30.0]
+    assert [s.z for s in nearest(sections, 45.0)] == [40.0, 30.0, 20.0, 500.0]
+    assert [s.z for s in nearest(sections, -5.0)] == [0.0, 10.0, 20.0, 30.0]
     assert _next_to(15.0, (20.0, 10.0, 30.0, 0.0)) == [1, 0]
     assert _next_to(10.0, (20.0, 10.0, 30.0, 0.0)) == [1] and _next_to(99.0, (20.0, 10.0)) == [0]
 
@@ -115,6 +119,23 @@ def test_given_coordinates_stand_under_the_key_of_the_atlas(added: Any, reconstr
     larger = joined(atlas, added[1])
     np.testing.assert_array_equal(larger.obsm["place"][-further.n_obs :], further.obsm["spatial"])
     assert given_key(larger) == "place"
+
+
+def test_the_report_says_what_it_cannot_show(added: Any, tmp_path: Path) -> None:
+    """No ``run.json`` beside the old atlas: the pages are there, and the page says what is missing; a section that
+    came in later says so of itself."""
+    larger, found = added
+    kept = {"couplings": {}, "before": {}, "watch": Watch(), "source": "a test"}
+    enlarged.write(larger, found, tmp_path / "out", **kept)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count(escape(report.NO_FIRST_RUN)) == 2
+    assert "Added to the finished atlas" in page and "nothing speaks against" not in page
+    assert "<td>new → A 1/left</td>" in page and "<td>A 1/left → new</td>" in page
+    assert "added later: Units of all sections" in page
+    card = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert [(row["source"], row["target"]) for row in card["metrics"]["similarity_pairs"]] == list(found.couplings)
+    assert all(row["atlas"] > max(row["permuted"], row["identity"]) + 0.2 for row in found.similarity)
+    assert (tmp_path / "out" / "viewer.html").stat().st_size > 100_000
 
 
 def test_an_atlas_from_a_file_takes_a_section_and_can_be_written(

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from spatialjax import io
-from spatialjax.io.units import lattice_scale, spacings, visium_scale
+from spatialjax.io.units import lattice_scale, visium_scale
 
 
 def lattice(rows: int = 12, columns: int = 20, *, um_per_px: float = 0.73, angle: float = 0.3, mirrored: bool = False):
@@ -110,9 +110,3 @@ def test_nothing_else_counts_as_metadata() -> None:
         adata.uns["scalefactors"] = next(iter(adata.uns.pop("spatial").values()))["scalefactors"]
     with pytest.raises(ValueError, match="no platform metadata"):
         io.open_sections(sections)
-
-
-def test_spacing_ignores_duplicates() -> None:
-    """Cells at one place count as one place."""
-    xy = np.array([[0.0, 0], [0, 0], [0, 0], [3, 0], [6, 0]])
-    assert spacings(xy).tolist() == [3, 3, 3]
