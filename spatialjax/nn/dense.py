@@ -131,7 +131,7 @@ class Discriminator(nn.Module):
         Widths of the hidden layers, each batch-normalised with a leaky rectifier.
     dropout
         Dropout after each of them.
-    momentum
+    momentum, epsilon
         Of the batch normalisation.
     """
 
@@ -139,6 +139,7 @@ class Discriminator(nn.Module):
     widths: tuple[int, ...] = (64, 64)
     dropout: tuple[float, ...] = (0.0, 0.0)
     momentum: float = 0.1
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, h: Float[Array, "n p"], weights: Float[Array, "n"], *, key: Any = None) -> Float[Array, "n k"]:
@@ -155,7 +156,9 @@ class Discriminator(nn.Module):
         """
         keys = [None] * len(self.widths) if key is None else list(jax.random.split(key, len(self.widths)))
         for width, rate, own in zip(self.widths, self.dropout, keys, strict=True):
-            block = DenseBlock(width, activation=nn.leaky_relu, dropout=rate, momentum=self.momentum)
+            block = DenseBlock(
+                width, activation=nn.leaky_relu, dropout=rate, momentum=self.momentum, epsilon=self.epsilon
+            )
             h = block(h, weights, train=key is not None, key=own)
         return nn.Dense(self.classes)(h)
 

@@ -113,7 +113,8 @@ def test_the_adversary_reaches_the_encoder(shifted):
 
 
 def test_layers_of_three_sections_are_found_across_a_shift(shifted):
-    """Layers above the floor and above the components by the margin; anchors came into play; sections are mixed."""
+    """Layers above the floor and above the components by the margin, as a mean of three runs (.24 to .54 were found);
+    anchors came into play; sections are mixed."""
     section, domain, number = shifted
     n = len(domain)
 
@@ -123,14 +124,16 @@ def test_layers_of_three_sections_are_found_across_a_shift(shifted):
 
     plain = clusters(propagation.principal_components(np.asarray(section.features)[:n], 20))
     method = module.stg3net(n_domains=LAYERS, first_anchors=100)
-    fitted = run(method, jax.random.key(1), [(section,)], max_steps=500)[0]
-    found = clusters(np.asarray(fitted.result.values)[:n])
+    fits = run(method, jax.random.key(1), [(section,)] * 3, max_steps=500)
+    found = [clusters(np.asarray(each.result.values)[:n]) for each in fits]
+    layers, sections = (np.mean([ari(each, known) for each in found]) for known in (domain, number))
     print(
-        f"layers {ari(found, domain):.3f}, components {ari(plain, domain):.3f}; "
-        f"sections {ari(found, number):.3f}, components {ari(plain, number):.3f}"
+        f"layers {layers:.3f}, components {ari(plain, domain):.3f}; "
+        f"sections {sections:.3f}, components {ari(plain, number):.3f}"
     )
-    assert ari(found, domain) >= FLOOR
-    assert ari(found, domain) >= ari(plain, domain) + MARGIN
-    assert ari(found, number) <= MIXED < ari(plain, number)
+    assert layers >= FLOOR
+    assert layers >= ari(plain, domain) + MARGIN
+    assert sections <= MIXED < ari(plain, number)
+    fitted = fits[0]
     assert not fitted.history["triplet"][:100].any() and (fitted.history["triplet"][160:] > 0).all()
     assert not bool(fitted.result.converged), "500 of the published 1,000 steps"

@@ -176,8 +176,11 @@ CARD = Card(
     expects="log1p",
     returns="Embedding",
     default_steps=_EPOCHS,
-    fidelity="published",
-    evidence="loss and components equal those of the equations written out; recovers simulated layers (tests)",
+    fidelity="verified",
+    evidence=(
+        "authors' code on the same input, weights and permutation: preparation, both losses, gradients and components "
+        "to 2e-5, components after 20 epochs to 1e-3; recovers simulated layers (tests)"
+    ),
     licence="AGPL-3 (authors' code; written from the equations)",
     notes=(
         "Embedding part only. Dense variant of the code (self loops after the normalisation); no vote over 50 "

@@ -118,7 +118,9 @@ def sedr(
     -----
     *As published / as coded.* The code adds the token, which starts at 0, to the features of the chosen spots and
     compares with the same altered features, so that nothing is hidden; here, as in the paper, the token takes their
-    place and the target is what was hidden. The pairs that are no edges are drawn anew at each epoch, not once. The KL
+    place and the target is what was hidden. The code joins each spot with itself too and draws pairs that are no edges
+    once, by places in the list of those without an edge in place of their numbers, so that some of them are edges; here
+    they are drawn anew at each epoch. The factor of the edges is what the code's tends to in large sections, ½. The KL
     divergence is over the number of spots twice, as in the code and in variational graph auto-encoders. The clustering
     loss on top (its mean is over spots × clusters, so it hardly moves the embedding) and the correction of batches by
     another package are left out.
@@ -175,8 +177,12 @@ CARD = Card(
     expects="embedding",
     returns="Embedding",
     default_steps=_EPOCHS,
-    fidelity="published",
-    evidence="hidden features do not reach the embedding of their spot; recovers simulated layers (tests)",
+    fidelity="verified",
+    evidence=(
+        "authors' network and loop on the same input, weights, pairs and noise, nothing hidden and no dropout: graph, "
+        "embedding, all losses and gradients to 1e-4, embedding after 20 epochs to 1e-3; hidden features do not reach "
+        "the embedding of their spot; recovers simulated layers (tests)"
+    ),
     licence="MIT (authors' code)",
     notes=(
         "Masked spots are really hidden, as published; in the code they are not. Pairs that are no edges are drawn at "
