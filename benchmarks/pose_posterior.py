@@ -35,6 +35,7 @@ from spatialjax.methods import METHODS, card
 from spatialjax.metrics.calibration import region_coverage
 from spatialjax.preprocess import shared_embedding
 from spatialjax.registration.calibration import CALIBRATION, widening
+from spatialjax.registration.outline import posterior_with_outlines
 from spatialjax.registration.pairs import field_pair, null_evidence, pitch_of
 from spatialjax.registration.pose_graph import PoseEdge, solve_pose_graph
 from spatialjax.registration.posterior import (
@@ -77,8 +78,8 @@ def judged(pair: Pair, seed: int) -> dict[str, Any]:
     threshold = null_evidence(key, made)
     middle = time.perf_counter()
     posterior = jax.block_until_ready(pose_posterior(made, poses, threshold))
+    posterior, edges = posterior_with_outlines(posterior, pair.source[1], pair.target[1])
     ended = time.perf_counter()
-    posterior = jax.tree.map(np.asarray, posterior)
     right = bool(posterior.poses.mirrored[0]) == pair.mirrored
     row: dict[str, Any] = {
         "kind": pair.kind,
@@ -99,6 +100,7 @@ def judged(pair: Pair, seed: int) -> dict[str, Any]:
         "ambiguous": bool(posterior.ambiguous),
         "threshold": threshold,
         "parity right": right,
+        "edges": edges is not None,
         "seconds to align": begun - start,
         "seconds for the posterior": ended - middle,
     }
@@ -216,10 +218,10 @@ def edge(slices: list[Any], i: int, j: int) -> PoseEdge:
     made = field_pair(slices[i], slices[j])
     threshold = null_evidence(jax.random.key(1), made)
     found = pose_posterior(made, fit.result.poses, threshold)
-    poses = Affine(np.asarray(found.poses.matrix, float), np.asarray(found.poses.shift, float))
-    precision = np.linalg.inv(np.asarray(found.covariance, float))
-    evidence, center = (np.asarray(leaf, float) for leaf in (found.evidence, found.center))
-    return PoseEdge(i, j, poses, evidence, precision, center, threshold, warp=float(found.warp))
+    places = [np.asarray(slices[n].xy, float)[np.asarray(slices[n].mask)] for n in (i, j)]
+    found, _ = posterior_with_outlines(found, *places)
+    precision = np.linalg.inv(found.covariance)
+    return PoseEdge(i, j, found.poses, found.evidence, precision, found.center, threshold, warp=float(found.warp))
 
 
 def kept(folder: Path | None, name: str, make: Callable[[], Any]) -> Any:

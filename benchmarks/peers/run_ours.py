@@ -1,7 +1,8 @@
 """Alignment methods of this package, by the steps of the front door.
 
 The default method is run as the front door runs it, with the posterior that lets the edges of the sections have their
-say; the others are what they are by themselves. A method that finds a map only gets its plan from the atlas' soft matches of the sections that it brought together.
+say; the others are what they are by themselves. A method that finds a map only gets its plan from the atlas' soft
+matches of the sections that it brought together.
 """
 
 from __future__ import annotations

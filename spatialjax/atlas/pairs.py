@@ -14,8 +14,7 @@ from scipy.stats import norm
 from spatialjax.atlas.features import Prepared
 from spatialjax.methods import METHODS, card
 from spatialjax.registration import FieldPair, PoseScore, field_pair, null_evidence, score_poses
-from spatialjax.registration.outline import OutlinePose, outline, with_outlines
-from spatialjax.registration.pairs import pitch_of
+from spatialjax.registration.outline import posterior_with_outlines
 from spatialjax.registration.posterior import PosePosterior, overlap_interval, pose_posterior
 from spatialjax.transforms import Affine
 
@@ -230,12 +229,13 @@ def _weigh(prepared: Prepared, pair: tuple[int, int], fit: Any, *, key: Any, sca
     centred = _centred(prepared, pair, poses[np.flatnonzero(usable)])
     unused = np.arange(len(centred.shift)) >= usable.sum()
     tried = centred.replace(shift=np.where(unused[:, None], np.nan, centred.shift))
-    found = pose_posterior(made, tried, threshold, scale=scale)
-    interval = overlap_interval(draw_key, made, found)
-    found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found)
+    places = (np.asarray(prepared.slices[n].xy, float)[np.asarray(prepared.slices[n].mask)] for n in pair)
+    found, edges = posterior_with_outlines(pose_posterior(made, tried, threshold, scale=scale), *places)
     if not np.isfinite(found.evidence[0]):
         return _nothing(pair, prepared, fit.status)
-    return _from_posterior(prepared, pair, found, interval=interval, threshold=threshold, status=fit.status, made=made)
+    interval = overlap_interval(draw_key, made, found)
+    about = {"interval": interval, "edges": edges, "threshold": threshold, "status": fit.status}
+    return _from_posterior(prepared, pair, found, made=made, **about)
 
 
 def _from_posterior(
@@ -243,17 +243,17 @@ def _from_posterior(
     pair: tuple[int, int],
     found: PosePosterior,
     *,
+    made: FieldPair,
     interval: Any,
+    edges: tuple[float, float] | None,
     threshold: float,
     status: str,
-    made: FieldPair,
 ) -> PairResult:
     a, b = pair
     real = np.flatnonzero(np.isfinite(found.evidence))
-    by_spots = Affine(_orthogonal(found.poses.matrix[real]), found.poses.shift[real])
-    moved = _by_edges(prepared, pair, by_spots, found.covariance[real], found.center[real])
-    poses = Affine(*(np.stack([getattr(each, name) for each in moved]) for name in ("matrix", "shift")))
-    poses, covariance = _uncentred(prepared, pair, poses), np.stack([each.covariance for each in moved])
+    matrix = _orthogonal(found.poses.matrix[real])
+    poses = _uncentred(prepared, pair, Affine(matrix, found.poses.shift[real]))
+    covariance = found.covariance[real]
     return PairResult(
         source=a,
         target=b,
@@ -274,23 +274,9 @@ def _from_posterior(
             overlap=(float(interval.mean), float(interval.low), float(interval.high)),
             scaled=None if found.scale is None else _uncentred(prepared, pair, found.scale.poses[real]),
             scale_sd=None if found.scale is None else found.scale.sd[real],
-            edges=moved[0].shared if moved[0].used else None,
+            edges=edges,
         ),
     )
-
-
-def _by_edges(
-    prepared: Prepared, pair: tuple[int, int], poses: Affine, covariance: np.ndarray, center: np.ndarray
-) -> list[OutlinePose]:
-    """Each pose (between the sections about their own centres) after the edges of both sections were looked at."""
-    sections = [prepared.slices[number] for number in pair]
-    places = [np.asarray(section.xy, float)[np.asarray(section.mask)] for section in sections]
-    unit = pitch_of(places[1])
-    source, target = (outline(xy / unit, spacing=max(1.0, pitch_of(xy) / unit)) for xy in places)
-    return [
-        with_outlines(source, target, (matrix, shift), covariance=spread, center=turned_about, unit=unit)
-        for matrix, shift, spread, turned_about in zip(poses.matrix, poses.shift, covariance, center, strict=True)
-    ]
 
 
 def pose_overlap(prepared: Prepared, pair: tuple[int, int], pose: Affine) -> Float[np.ndarray, " n"]:

@@ -79,6 +79,7 @@ def _sureness(pair: PairResult, pick: int) -> dict[str, Any]:
         "overlap": mean,
         "overlap_q05": low,
         "overlap_q95": high,
+        "edges_shared": None if posterior.edges is None else min(posterior.edges),
         "poses": [
             {
                 "probability": float(posterior.probability[k]),

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 from scipy.spatial import ConvexHull, QhullError, cKDTree
+
+from spatialjax.registration.pairs import pitch_of
+from spatialjax.registration.posterior import PosePosterior
+from spatialjax.transforms import Affine
 
 #: Standard deviation of what the spots of one stretch say about the place of the edge, pitches; at least.
 EDGE_SD = 0.5
@@ -19,7 +24,7 @@ STRETCH = 4.0
 LEAST_SHARED = 0.5
 #: Independent stretches without which an edge says nothing.
 LEAST_STRETCHES = 4.0
-#: A straight side this long, in parts of the width of the section and in pitches, is a cut or the border of the field of
+#: A straight side this long, in parts of the section's width and in pitches, is a cut or the border of the field of
 #: view. Shorter ones the rows of a lattice make everywhere.
 STRAIGHT, LEAST_STRAIGHT = 0.5, 25.0
 _PIXEL, _MARGIN, _ROUNDS = 0.5, 6.0, 20
@@ -88,7 +93,8 @@ def outline(xy: Float[np.ndarray, "n 2"], *, spacing: float = 1.0) -> Outline:
     """Edge of the tissue that a section's spots cover.
 
     Tissue is what lies within 1.2 spacings of a spot; its edge runs half a spacing outside the outermost ones. Straight
-    sides longer than half of the section's width are left out: they are cuts, or the border of the field of view.
+    sides longer than half of the section's width and 25 pitches are left out: they are cuts, or the border of the field
+    of view.
 
     Parameters
     ----------
@@ -188,6 +194,45 @@ def with_outlines(
     shift = turn @ (shift - center) + center + move[1:]
     spread = np.linalg.inv(prior + information) / (scale[:, None] * scale[None, :])
     return OutlinePose(turn @ matrix, shift * unit, spread, shared, True)
+
+
+def posterior_with_outlines(
+    posterior: PosePosterior, source: Float[np.ndarray, "n 2"], target: Float[np.ndarray, "m 2"]
+) -> tuple[PosePosterior, tuple[float, float] | None]:
+    """The posterior of a pair after the edges of both sections were looked at, mode by mode (host).
+
+    Probabilities, evidence and everything else but poses and covariances stay: the edges say where a mode lies, not
+    which one is right.
+
+    Parameters
+    ----------
+    posterior
+        From ``pose_posterior``.
+    source, target
+        Places of the real spots, µm, in the frames of its poses.
+
+    Returns
+    -------
+    tuple
+        The posterior (numpy, float64), and the share of the source's and of the target's edge that lies on the other
+        one's in the best mode; None where the edges are not those of one tissue.
+    """
+    found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), posterior)
+    unit = pitch_of(target)
+    edges = [outline(xy / unit, spacing=max(1.0, pitch_of(xy) / unit)) for xy in (source, target)]
+    matrix, shift, covariance = (part.copy() for part in (found.poses.matrix, found.poses.shift, found.covariance))
+    shared = None
+    for mode in np.flatnonzero(np.isfinite(found.evidence)):
+        moved = with_outlines(
+            *edges,
+            (matrix[mode], shift[mode]),
+            covariance=covariance[mode],
+            center=found.center[mode],
+            unit=unit,
+        )
+        matrix[mode], shift[mode], covariance[mode] = moved.matrix, moved.shift, moved.covariance
+        shared = moved.shared if mode == 0 and moved.used else shared
+    return found.replace(poses=Affine(matrix, shift), covariance=covariance), shared
 
 
 def _turn(angle: float) -> Float[np.ndarray, "2 2"]:
