@@ -21,7 +21,7 @@ OUTLIER = 2.0
 #: Length of the edge over which the two sections differ by the same amount, pitches.
 STRETCH = 4.0
 #: Share of either edge that has to lie on the other one (by weight) for the edges to be those of one tissue.
-LEAST_SHARED = 0.5
+LEAST_SHARED = 0.8
 #: Independent stretches without which an edge says nothing.
 LEAST_STRETCHES = 4.0
 #: A straight side this long, in parts of the section's width and in pitches, is a cut or the border of the field of
@@ -180,9 +180,7 @@ def with_outlines(
         return unused
     move = np.zeros(3)
     for _ in range(_ROUNDS):
-        slope, information, shared = _edges(source, target, (matrix, shift), center=center, move=move)
-        if min(shared) < LEAST_SHARED:
-            return unused._replace(shared=shared)
+        slope, information, _ = _edges(source, target, (matrix, shift), center=center, move=move)
         step = -np.linalg.solve(prior + information, prior @ move + slope)
         move = move + np.clip(step, -_REACH, _REACH)
         if np.abs(step).max() < 1e-4:

@@ -90,7 +90,7 @@ def test_the_edge_of_a_crop_does_not_pull():
     target = tissue(rng)
     cropped = tissue(rng, keep=lambda xy: np.hypot(xy[:, 0] - 6.0, xy[:, 1]) < 6.5)
     found = solved(cropped, target, (np.eye(2), np.zeros(2)), sd=0.3)
-    assert not found.used and min(found.shared) < 0.5
+    assert not found.used and min(found.shared) < 0.8
     np.testing.assert_array_equal(found.matrix, np.eye(2))
     np.testing.assert_array_equal(found.covariance, spread(0.3))
 
