@@ -103,7 +103,7 @@ def tile(section: Slice, *, size: int, halo: int, capacity: int | None = None) -
     real = np.flatnonzero(section.mask)
     if not len(real):
         raise ValueError("Expected a section with at least one real spot, found none.")
-    cores = _split(section.xy, real, size)
+    cores = compact_parts(section.xy, real, size=size)
     halos = [_grow(section.edges, core, halo) for core in cores]
     widest = max(len(core) + len(rim) for core, rim in zip(cores, halos, strict=True))
     capacity = bucket(widest) if capacity is None else capacity
@@ -113,15 +113,57 @@ def tile(section: Slice, *, size: int, halo: int, capacity: int | None = None) -
     return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
 
 
-def _split(xy: np.ndarray, rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Halve along the longer side until no part has more than ``size`` rows; rows ascend in each part."""
+def compact_parts(xy: Float[np.ndarray, "n d"], rows: Int[np.ndarray, " m"], *, size: int) -> list[np.ndarray]:
+    """Halve the rows along the longer side until no part has more than ``size``, on the host.
+
+    Parameters
+    ----------
+    xy
+        Coordinates of all spots.
+    rows
+        The spots to divide.
+    size
+        Largest number of spots of a part.
+
+    Returns
+    -------
+    list
+        Row numbers of each part, ascending; every one of ``rows`` is in one part.
+    """
     if len(rows) <= size:
         return [np.sort(rows)]
     axis = int(np.argmax(np.ptp(xy[rows], axis=0)))
     parts = -(-len(rows) // size)
     cut = len(rows) * (parts // 2) // parts
     order = rows[np.lexsort((rows, xy[rows, axis]))]
-    return _split(xy, order[:cut], size) + _split(xy, order[cut:], size)
+    return compact_parts(xy, order[:cut], size=size) + compact_parts(xy, order[cut:], size=size)
+
+
+def along_curve(xy: Float[np.ndarray, "n 2"], section: Int[np.ndarray, " n"] | None = None) -> Int[np.ndarray, " n"]:
+    """Row numbers along a curve that fills the plane, on the host: stretches of equal length are compact patches.
+
+    One row out of each of many equal stretches makes a selection that is even over the tissue.
+
+    Parameters
+    ----------
+    xy
+        Coordinates of the spots.
+    section
+        Number of the section of each spot: one section comes after the other.
+
+    References
+    ----------
+    Morton (1966), A computer oriented geodetic data base and a new technique in file sequencing, IBM (the order of
+    interleaved binary digits).
+    """
+    xy = np.asarray(xy, np.float64)
+    side = max(float(np.ptp(xy, axis=0).max(initial=0.0)), np.finfo(float).tiny)
+    steps = ((xy - xy.min(0, initial=np.inf)) / side * (2**16 - 1)).astype(np.uint64)
+    code = np.zeros(len(xy), np.uint64)
+    for digit in range(16):
+        for axis in range(2):
+            code |= ((steps[:, axis] >> np.uint64(digit)) & np.uint64(1)) << np.uint64(2 * digit + axis)
+    return np.lexsort((code,) if section is None else (code, section))
 
 
 def _grow(edges: Neighbors | None, core: np.ndarray, hops: int) -> np.ndarray:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from spatialjax import clustering, methods, propagation
 from spatialjax.atlas.placing import Placed, neighbours_in_frame
 from spatialjax.graphs import adjacency, cross_slice, knn
 from spatialjax.registration.pairs import MIXED_SPOTS
+from spatialjax.slices import Neighbors, Slice, bucket, make_slice
 
-#: Spots that the mixture is fitted on at the most; the others are assigned afterwards.
-MAX_FITTED = 20_000
+#: Options of the method: one number of components instead of three, which compiles in a third of the time. Tiles would
+#: need one frame for all sections.
+METHOD_OPTIONS = {"components": (25,), "tile": None}
 #: Spots that the number of domains is chosen on at the most.
 MAX_TRIED = 4_000
-#: Leading shared components that tell domains apart; the number of domains hardly depends on it between 6 and 12.
+#: Leading shared components that the number of domains is chosen by; it hardly depends on them between 6 and 12.
 COMPONENTS = 10
 #: Numbers of domains that are tried where none is given.
 TRIED = tuple(range(2, 16))
@@ -33,7 +39,7 @@ class Domains:
     labels
         Domain of each spot, 0 for the largest domain.
     confidence
-        Probability of that domain under the mixture.
+        Share of the members of the consensus that agree with it.
     number
         Number of domains.
     criterion
@@ -46,8 +52,8 @@ class Domains:
     criterion: dict[int, float]
 
 
-def graph3d(stack: Any, placed: Placed, *, within: int = 6, across: int = 3) -> sp.csr_matrix:
-    """Neighbours of every spot in its own section and in the next sections of the same frame.
+def graph3d(stack: Any, placed: Placed, *, within: int = 6, across: int = 3) -> Slice:
+    """All spots in one slice, with neighbours in their own section and in the next sections of the same frame.
 
     The two kinds are chosen apart, because the distance between sections can be a tenth or three times that between
     spots.
@@ -63,8 +69,10 @@ def graph3d(stack: Any, placed: Placed, *, within: int = 6, across: int = 3) -> 
 
     Returns
     -------
-    csr_matrix
-        (n, n) symmetric, 1 for each edge, all sections one after the other.
+    Slice
+        ``features``: components that are standardised in each section; ``edges``: symmetric, weight 1;
+        ``extra["section"]``: number of the section of each spot. Sections come one after the other, each with
+        coordinates of its own.
     """
     sections = stack.sections
     start = np.concatenate([[0], np.cumsum([len(s.xy) for s in sections])])
@@ -79,33 +87,39 @@ def graph3d(stack: Any, placed: Placed, *, within: int = 6, across: int = 3) -> 
             table = cross_slice(placed.xyz[i][:, :2], placed.xyz[j][:, :2], across, max_distance=reach)
             blocks[i][j] = adjacency(table, columns=int(start[j + 1] - start[j]))
     graph = sp.csr_matrix(sp.block_array(blocks, format="csr"))
-    return graph.maximum(graph.T).tocsr()
+    features = propagation.standardized_components([s.values for s in sections], kind=stack.kind)
+    return make_slice(
+        np.concatenate(features),
+        np.concatenate([s.xy - s.xy.mean(0) for s in sections]),
+        edges=_table(graph.maximum(graph.T).tocsr()),
+        extra={"section": np.repeat(np.arange(len(sections), dtype=np.int32), np.diff(start))},
+    )
 
 
 def find_domains(
     embeddings: Sequence[Float[np.ndarray, "n p"]],
-    graph: sp.csr_matrix,
+    tissue: Slice,
     *,
     number: int | None = None,
     rng: np.random.Generator,
     rounds: int = 2,
 ) -> Domains:
-    """Gaussian mixture (one covariance for all domains) on features averaged over the 3D neighbourhood.
+    """Domains that run through all sections, by the default method of the task over the 3D neighbourhood.
 
-    The leading components alone are used. Where ``number`` is left out it is chosen by the Bayesian information
-    criterion. Averaged features of near spots repeat each other, so the criterion counts independent neighbourhoods
-    instead of spots.
+    Where ``number`` is left out it is chosen by the Bayesian information criterion of mixtures with one covariance, on
+    the leading shared components averaged over the neighbourhood. Averaged features of near spots repeat each other, so
+    the criterion counts independent neighbourhoods instead of spots.
 
     Parameters
     ----------
     embeddings
-        Shared features of each section.
-    graph
-        (n, n) neighbours of all spots, see :func:`graph3d`.
+        Shared smoothed features of each section: by what the number is chosen.
+    tissue
+        All spots, see :func:`graph3d`.
     number
         Number of domains, or None.
     rng
-        Draws the spots that the mixture is fitted on and the starts of the mixture.
+        Draws the spots that the number is chosen on, and the random key of the method.
     rounds
         Number of neighbour averages.
 
@@ -116,6 +130,7 @@ def find_domains(
     """
     values = np.concatenate([e[:, :COMPONENTS] for e in embeddings]).astype(np.float64)
     total = len(values)
+    graph = adjacency(tissue.edges)[:total, :total]
     mean = graph + sp.identity(total, format="csr")
     mean = sp.diags(1.0 / np.asarray(mean.sum(1)).ravel()) @ mean
     for _ in range(rounds):
@@ -123,57 +138,59 @@ def find_domains(
     scale = values.std(0).max()
     if scale <= 1e-9 * np.abs(values).max() or number == 1:
         return Domains(np.zeros(total, int), np.ones(total), 1, {})
-    values = (values - values.mean(0)) / scale
-    chosen = values[_some(total, MAX_FITTED, rng)]
-    seed = int(rng.integers(2**31 - 1))
-    # The shared features mix so many spots in three rounds in the plane; the rounds here go on, over more neighbours.
-    pooled = MIXED_SPOTS * (3 + rounds) / 3 * (1.0 + graph.nnz / total) / 7.0
+    first, second = jax.random.split(jax.random.key(int(rng.integers(2**31 - 1))))
     criterion: dict[int, float] = {}
     if number is None:
-        tried = chosen[_some(len(chosen), MAX_TRIED, rng)]
-        number, criterion = _choose(tried, seed=seed, independent=max(total / pooled, 2.0))
-    number = min(number, len(np.unique(chosen, axis=0)))
-    model = _mixture(chosen, number, seed=seed, starts=3)
-    share = model.predict_proba(values)
-    order = np.argsort(-np.bincount(share.argmax(1), minlength=number), kind="stable")
-    share = share[:, order]
-    return Domains(share.argmax(1), share.max(1), number, criterion)
+        # The shared features mix so many spots in three rounds in the plane; the rounds here go on, over more spots.
+        pooled = MIXED_SPOTS * (3 + rounds) / 3 * (1.0 + graph.nnz / total) / 7.0
+        tried = ((values - values.mean(0)) / scale)[_some(total, MAX_TRIED, rng)]
+        number, criterion = _choose(first, tried.astype(np.float32), independent=max(total / pooled, 2.0))
+    task = "domains"
+    method = methods.METHODS[task][methods.DEFAULTS[task]](n_domains=min(number, total), **METHOD_OPTIONS)
+    (fit,) = methods.run(method, second, [(tissue,)])
+    labels = clustering.by_size(np.asarray(fit.result.labels)[:total]).astype(int)
+    return Domains(labels, np.asarray(fit.result.confidence, np.float64)[:total], int(labels.max()) + 1, criterion)
 
 
 def _some(total: int, most: int, rng: np.random.Generator) -> Int[np.ndarray, " m"]:
     return np.sort(rng.choice(total, most, replace=False)) if total > most else np.arange(total)
 
 
-def _choose(values: Float[np.ndarray, "n p"], *, seed: int, independent: float) -> tuple[int, dict[int, float]]:
+def _table(graph: sp.csr_matrix) -> Neighbors:
+    """The rows of a sparse matrix as a neighbour table."""
+    degree = np.diff(graph.indptr)
+    n, width = len(degree), max(1, int(degree.max(initial=0)))
+    index = np.repeat(np.arange(n, dtype=np.int32)[:, None], width, axis=1)
+    weight = np.zeros((n, width), np.float32)
+    rows = np.repeat(np.arange(n), degree)
+    place = np.arange(graph.nnz) - np.repeat(graph.indptr[:-1], degree)
+    index[rows, place], weight[rows, place] = graph.indices, graph.data
+    return Neighbors(index, weight)
+
+
+def _choose(key: Array, values: Float[np.ndarray, "n p"], *, independent: float) -> tuple[int, dict[int, float]]:
     """The number of domains with the smallest criterion; the search ends after three increases."""
     n, p = values.shape
     places = len(np.unique(values, axis=0))
+    padded = np.zeros((bucket(n), p), np.float32)
+    padded[:n] = values
+    likelihood = np.asarray(_likelihoods(key, padded, np.arange(len(padded)) < n, used=jnp.asarray(TRIED)))
     criterion: dict[int, float] = {}
-    for number in TRIED:
+    for number, mean in zip(TRIED, likelihood, strict=True):
         if number > places:
             break
-        model = _mixture(values, number, seed=seed, starts=1)
         free = number * p + p * (p + 1) / 2 + number - 1
-        criterion[number] = float(-2 * independent * model.score(values) + free * np.log(independent))
+        criterion[number] = float(-2 * independent * mean + free * np.log(independent))
         best = min(criterion, key=criterion.__getitem__)
         if number - best >= 3:
             break
     return best, criterion
 
 
-def _mixture(values: Float[np.ndarray, "n p"], number: int, *, seed: int, starts: int) -> Any:
-    import warnings
-
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-    from threadpoolctl import threadpool_limits
-
-    model = GaussianMixture(
-        number, covariance_type="tied", n_init=starts, max_iter=100, tol=1e-3, reg_covar=1e-4, random_state=seed
-    )
-    # Threads would wait for each other on matrices this small, fifty times longer on a busy machine. One thread also
-    # gives the same bits whatever their number.
-    with warnings.catch_warnings(), threadpool_limits(1):
-        # A hundred rounds settle the labels; the last digits of the likelihood do not matter here.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(values)
+@jax.jit
+def _likelihoods(
+    key: Array, values: Float[Array, "n p"], mask: Bool[Array, " n"], *, used: Int[Array, " c"]
+) -> Float[Array, " c"]:
+    """Mean log-likelihood of a mixture of each number of domains in use."""
+    fit = partial(clustering.tied_mixture, key, values, mask, number=max(TRIED), shrinkage=0.0, steps=100)
+    return jax.lax.map(lambda count: fit(tolerance=1e-4, lloyd_steps=10, used=count).log_likelihood, used)

@@ -57,7 +57,7 @@ def number_stability(
     smoothed = {}
     for number in _SCALES:
         alpha = propagation.strength_for(len(values) / len(np.unique(section)), number)
-        view = propagation.solve_sparse(adjacency, found.values, alpha).values * np.sqrt(strength / (1 - strength))
+        view = propagation.smooth(adjacency, found.values, alpha) * np.sqrt(strength / (1 - strength))
         padded = np.zeros((capacity, view.shape[1]), np.float32)
         padded[: len(rows)] = view[rows] / max(float(view.std()), 1e-30)
         smoothed[number] = padded

@@ -5,7 +5,7 @@ from spatialjax.clustering.consensus import Consensus, co_association, hypergrap
 from spatialjax.clustering.factorization import wnmf
 from spatialjax.clustering.kmeans import KMeans, kmeans, nearest_centre
 from spatialjax.clustering.labels import by_size, distinct, fowlkes_mallows_matrix, rand_matrix
-from spatialjax.clustering.mixture import Mixture, responsibilities, tied_mixture, tied_mixtures
+from spatialjax.clustering.mixture import Mixture, member_labels, responsibilities, tied_mixture, tied_mixtures
 from spatialjax.clustering.potts import Field, potts, pseudo_likelihood_beta
 from spatialjax.clustering.refinement import refine, votes
 from spatialjax.clustering.regions import kmeans_probability, regions
@@ -27,6 +27,7 @@ __all__ = [
     "kmeans_probability",
     "latent_class",
     "leiden",
+    "member_labels",
     "nearest_centre",
     "one_hot",
     "potts",

@@ -206,11 +206,11 @@ def _clustered(key: Array, rows: Float[np.ndarray, "u l"], count: Any, *, number
 
 
 def _tables(
-    table: Float[np.ndarray, "u l"], mass: Float[np.ndarray, "u k"], tuples: Tuples
+    table: Any, mass: Float[np.ndarray, "u k"], tuples: Tuples
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "l k"]]:
     """Share of each cluster and log probability of each label in it, with one pseudo-count a member."""
     size = mass.sum(0)
-    prior = (table * tuples.count[:, None]).sum(0) / tuples.count.sum()
+    prior = table.T @ tuples.count.astype(np.float64) / tuples.count.sum()
     log_theta = np.log((table.T @ mass + prior[:, None]) / (size + 1.0))
     return size / max(size.sum(), 1e-30), log_theta
 
@@ -226,11 +226,11 @@ def _expectation(
     tuples: Tuples, member: Float[np.ndarray, "u k"], *, steps: int, tolerance: float, weight: Any
 ) -> tuple[Float[np.ndarray, "u k"], bool]:
     """Rounds of EM from the given memberships."""
-    table = tuples.one_hot()
+    table = tuples.indicator()
     power = np.ones(len(tuples.sizes)) if weight is None else np.asarray(weight, np.float64)
     if power.shape != tuples.sizes.shape or not (power >= 0).all():
         raise ValueError(f"Expected a weight of at least 0 for each of {len(tuples.sizes)} members, found {weight}.")
-    powered = table * np.repeat(power, tuples.sizes).astype(np.float32)
+    powered = table if weight is None else table * np.repeat(power, tuples.sizes).astype(np.float32)
     before = -np.inf
     for _ in range(steps):
         share, log_theta = _tables(table, member * tuples.count[:, None], tuples)
@@ -271,7 +271,7 @@ def _finish(tuples: Tuples, probability: Float[np.ndarray, "u k"], *, converged:
     chosen = probability.argmax(1) if chosen is None else chosen
     rank = np.argsort(-np.bincount(chosen, tuples.count, minlength=number), kind="stable")
     chosen, probability = np.argsort(rank)[chosen], probability[:, rank]
-    table = tuples.one_hot()
+    table = tuples.indicator()
     common = (table.T @ (np.eye(number)[chosen] * tuples.count[:, None])).argmax(1)
     start = np.cumsum(tuples.sizes) - tuples.sizes
     agree = (common[tuples.codes + start] == chosen[:, None]).mean(1)

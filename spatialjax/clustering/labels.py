@@ -9,7 +9,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 from jaxtyping import Float, Int
+
+#: Tuples whose indicator table is dense; of more it is sparse, and sums over it are made by parts of this size.
+DENSE_TUPLES = 2**15
 
 
 class Tuples(NamedTuple):
@@ -39,6 +43,15 @@ class Tuples(NamedTuple):
         np.put_along_axis(table, self.codes + start, 1.0, axis=1)
         return table
 
+    def indicator(self) -> Any:
+        """:meth:`one_hot`, as a sparse array where there are more than ``DENSE_TUPLES`` tuples."""
+        if len(self.codes) <= DENSE_TUPLES:
+            return self.one_hot()
+        u, m = self.codes.shape
+        columns = (self.codes + (np.cumsum(self.sizes) - self.sizes)).astype(np.int32).reshape(-1)
+        shape = (u, int(self.sizes.sum()))
+        return sp.csr_array((np.ones(u * m, np.float32), columns, np.arange(0, u * m + 1, m)), shape=shape)
+
 
 def distinct(labels: Any) -> Tuples:
     """Distinct tuples of the members' labels.
@@ -56,11 +69,21 @@ def distinct(labels: Any) -> Tuples:
     labels = np.asarray(labels)
     if labels.ndim != 2 or 0 in labels.shape:
         raise ValueError(f"Expected a table of labels, one column for each member, found shape {labels.shape}.")
+    n = len(labels)
     coded = [np.unique(column, return_inverse=True) for column in labels.T]
-    codes = np.stack([inverse.reshape(-1) for _, inverse in coded], 1).astype(np.int32)
-    tuples, of_row, count = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
     sizes = np.array([len(names) for names, _ in coded])
-    return Tuples(tuples, count, of_row.reshape(-1), sizes)
+    kind = np.int16 if sizes.max() <= np.iinfo(np.int16).max else np.int32
+    codes = np.stack([inverse.reshape(-1) for _, inverse in coded], 1).astype(kind)
+    order = np.lexsort(codes.T[::-1])
+    new = np.zeros(n, bool)
+    new[0] = True
+    for column in codes.T:
+        column = column[order]
+        new[1:] |= column[1:] != column[:-1]
+    of_row = np.empty(n, np.int64)
+    of_row[order] = np.cumsum(new) - 1
+    count = np.diff(np.append(np.flatnonzero(new), n))
+    return Tuples(codes[order[new]].astype(np.int32), count, of_row, sizes)
 
 
 def by_size(labels: Any) -> Int[np.ndarray, " n"]:
@@ -71,8 +94,14 @@ def by_size(labels: Any) -> Int[np.ndarray, " n"]:
 
 def contingency(tuples: Tuples) -> Float[np.ndarray, "l l"]:
     """(Σ sizes, Σ sizes) number of rows with each pair of labels: all tables of pairs of members at once."""
-    table = tuples.one_hot().astype(np.float64)
-    return (table * tuples.count[:, None]).T @ table
+    size = int(tuples.sizes.sum())
+    total = np.zeros((size, size))
+    for start in range(0, len(tuples.codes), DENSE_TUPLES):
+        rows = slice(start, start + DENSE_TUPLES)
+        part = tuples._replace(codes=tuples.codes[rows], count=tuples.count[rows])
+        table = part.one_hot().astype(np.float64)
+        total += (table * part.count[:, None]).T @ table
+    return total
 
 
 def rand_matrix(labels: Any) -> Float[np.ndarray, "m m"]:

@@ -8,11 +8,13 @@ likelihood as its sum, ``N tr(W⁻¹T)``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -61,7 +63,10 @@ class Mixture:
         return jnp.argmax(self.probability, -1).astype(jnp.int32)
 
 
-@partial(jax.jit, static_argnames=("number", "shrinkage", "starts", "steps", "tolerance", "lloyd_steps", "fitted_rows"))
+@partial(
+    jax.jit,
+    static_argnames=("number", "shrinkage", "starts", "steps", "tolerance", "lloyd_steps", "fitted_rows", "sort"),
+)
 def tied_mixture(
     key: Array,
     values: Float[Array, "n p"],
@@ -75,6 +80,7 @@ def tied_mixture(
     lloyd_steps: int = 0,
     fitted_rows: int = FITTED_ROWS,
     used: Int[Array, ""] | int | None = None,
+    sort: bool = True,
 ) -> Mixture:
     """Fit a Gaussian mixture with one covariance by expectation maximisation; the start with the best likelihood.
 
@@ -106,6 +112,9 @@ def tied_mixture(
     used
         Number of components in use, at most ``number``; the others stay empty. It may be traced, so that several
         numbers share one compiled program.
+    sort
+        Where False the rows are worked on as they come: a small change of the values then leaves the draws of the
+        starts as they are, so that nearly equal tables get nearly equal labels.
 
     References
     ----------
@@ -114,7 +123,8 @@ def tied_mixture(
     """
     weight = row_weights(values, mask)
     order_key, start_key = jax.random.split(key)
-    order = _fitted(order_key, canonical_order(values, weight), weight > 0, fitted_rows)
+    order = canonical_order(values, weight) if sort else jnp.argsort(weight <= 0, stable=True)
+    order = _fitted(order_key, order, weight > 0, fitted_rows)
     fit_weight = weight[order]
     x, mean = centred(values[order], fit_weight)
     total = jnp.maximum(fit_weight.sum(), jnp.finfo(x.dtype).tiny)
@@ -182,6 +192,41 @@ def responsibilities(mixture: Mixture, values: Float[Array, "n p"]) -> Float[Arr
     origin = mixture.weights @ mixture.means
     scores, _ = _scores(values - origin, mixture.weights, mixture.means - origin, mixture.covariance)
     return jax.nn.softmax(scores, 1)
+
+
+@jax.jit
+def member_labels(mixtures: Mixture, tables: Sequence[Float[Array, "v n q"]]) -> Int[Array, "m n"]:
+    """Labels of rows that were not fitted, for several mixtures one after the other.
+
+    Parameters
+    ----------
+    mixtures
+        m fitted mixtures along a leading axis, which read the tables in turn, and from the first again.
+    tables
+        Batches of tables of the same rows; of the columns, as many leading ones are read as the mixtures have.
+
+    Returns
+    -------
+    array
+        Component with the largest responsibility, in the smallest type of whole numbers.
+    """
+    count, number, width = mixtures.means.shape
+    kind = jnp.int8 if number <= 2**7 else jnp.int16 if number <= 2**15 else jnp.int32
+    fitted = (mixtures.weights, mixtures.means, mixtures.covariance)
+
+    def run(member: tuple[Any, ...]) -> Int[Array, " n"]:
+        table, share, means, covariance = member
+        origin = share @ means
+        scores, _ = _scores(table[:, :width] - origin, share, means - origin, covariance)
+        return jnp.argmax(scores, 1).astype(kind)
+
+    ends = np.cumsum([len(batch) for batch in tables])
+    labels = []
+    for turn in range(0, count, int(ends[-1])):
+        for batch, end in zip(tables, ends, strict=True):
+            own = slice(turn + int(end) - len(batch), turn + int(end))
+            labels.append(jax.lax.map(run, (batch, *(leaf[own] for leaf in fitted))))
+    return jnp.concatenate(labels)
 
 
 def _fitted(key: Array, order: Int[Array, " n"], real: Bool[Array, " n"], most: int) -> Int[Array, " m"]:

@@ -1,12 +1,14 @@
 """Spreading values over a graph: sparse solves, diffusion wavelets, neighbourhood features, spatial components."""
 
 from spatialjax.propagation.components import (
+    LARGE,
     SpatialComponents,
     centred_by_section,
     principal_axes,
     principal_components,
     spatial_components,
 )
+from spatialjax.propagation.multilevel import solve_multilevel
 from spatialjax.propagation.neighbourhood import (
     azimuthal_gradient,
     banksy,
@@ -14,7 +16,8 @@ from spatialjax.propagation.neighbourhood import (
     gaussian_weights,
     neighbour_mean,
 )
-from spatialjax.propagation.real_spots import from_real_spots
+from spatialjax.propagation.real_spots import from_real_spots, real_spots
+from spatialjax.propagation.smoothing import HALO, reach, smooth
 from spatialjax.propagation.solving import Solution, laplacian, solve, solve_sparse, strength_for
 from spatialjax.propagation.standardized import standardized_components
 from spatialjax.propagation.wavelets import (
@@ -26,6 +29,8 @@ from spatialjax.propagation.wavelets import (
 )
 
 __all__ = [
+    "HALO",
+    "LARGE",
     "Solution",
     "SpatialComponents",
     "azimuthal_gradient",
@@ -41,8 +46,12 @@ __all__ = [
     "neighbourhoods",
     "principal_axes",
     "principal_components",
+    "reach",
+    "real_spots",
     "scattering",
+    "smooth",
     "solve",
+    "solve_multilevel",
     "solve_sparse",
     "spatial_components",
     "standardized_components",

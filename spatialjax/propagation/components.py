@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 MAX_PRINCIPAL = 100
 #: Columns of a table up to which its principal components are exact.
 _EXACT = 1000
+#: Spots beyond which sections are worked on by parts in single precision, by levels, or on an even choice of spots.
+LARGE = 30_000
 _BLOCK = 8192
 
 
@@ -70,6 +72,8 @@ def spatial_components(
         raise ValueError(f"Expected a graph of the {n} spots of the features, found {weights.shape[0]} spots.")
     kept = max(1, min(MAX_PRINCIPAL if principal is None else principal, n // 10 if principal is None else n, width))
     axes, mean = principal_axes(values, kept)
+    if n > LARGE:
+        return _by_parts(_scores(values, axes, mean), weights, axes, number=number)
     scores = np.asarray(values @ axes, np.float64) - mean @ axes
     spread = np.sqrt((scores**2).mean(0))
     used = spread > 1e-6 * max(spread.max(initial=0.0), 1e-30)
@@ -77,12 +81,48 @@ def spatial_components(
     total = np.asarray(weights.sum(1)).ravel()
     near = (weights @ scores) / np.where(total > 0, total, 1.0)[:, None]
     joint = scores.T @ near / n
+    strength, turn, signed = _turned(joint, axes, number)
+    return SpatialComponents((scores @ turn).astype(np.float32), strength, signed)
+
+
+def _by_parts(
+    scores: Float[np.ndarray, "n k"], weights: sp.csr_matrix, axes: Float[np.ndarray, "p k"], *, number: int | None
+) -> SpatialComponents:
+    """:func:`spatial_components` of many spots from their principal scores, float32: sums over parts of the rows."""
+    n, kept = scores.shape
+    rows = [slice(start, start + _BLOCK) for start in range(0, n, _BLOCK)]
+    spread = np.sqrt(sum((scores[part].astype(np.float64) ** 2).sum(0) for part in rows) / n)
+    used = spread > 1e-6 * max(spread.max(initial=0.0), 1e-30)
+    inverse = np.where(used, 1.0 / np.where(used, spread, 1.0), 0.0)
+    total = np.asarray(weights.sum(1)).ravel()
+    weights = sp.csr_matrix(sp.diags(1.0 / np.where(total > 0, total, 1.0)) @ weights, dtype=np.float32)
+    joint = np.zeros((kept, kept))
+    for part in rows:
+        joint += scores[part].T.astype(np.float64) @ (weights[part] @ scores)
+    joint = joint / n * inverse[:, None] * inverse
+    strength, turn, signed = _turned(joint[np.ix_(used, used)], axes[:, used] * inverse[used], number)
+    turn = (inverse[used][:, None] * turn).astype(np.float32)
+    return SpatialComponents(scores[:, used] @ turn, strength, signed)
+
+
+def _turned(
+    joint: Float[np.ndarray, "k k"], axes: Float[np.ndarray, "p k"], number: int | None
+) -> tuple[Float[np.ndarray, " q"], Float[np.ndarray, "k q"], Float[np.ndarray, "p q"]]:
+    """Autocorrelation of the leading components, the turn of the standardised scores, and the axes of the features."""
     strength, turn = np.linalg.eigh((joint + joint.T) / 2)
     order = np.argsort(-strength, kind="stable")[:number]
     turned = axes @ turn[:, order]
     signed = _signed(turned)
     sign = np.where((signed == turned).all(0), 1.0, -1.0)
-    return SpatialComponents((scores @ (turn[:, order] * sign)).astype(np.float32), strength[order], signed)
+    return strength[order], turn[:, order] * sign, signed
+
+
+def _scores(values: Any, axes: Float[np.ndarray, "p k"], mean: Float[np.ndarray, " p"]) -> Float[np.ndarray, "n k"]:
+    """Scores of many rows, float32, made by parts."""
+    found = np.empty((values.shape[0], axes.shape[1]), np.float32)
+    for start in range(0, len(found), _BLOCK):
+        found[start : start + _BLOCK] = values[start : start + _BLOCK] @ axes - mean @ axes
+    return found
 
 
 def principal_axes(values: Any, number: int) -> tuple[Float[np.ndarray, "p q"], Float[np.ndarray, " p"]]:
@@ -100,7 +140,7 @@ def principal_axes(values: Any, number: int) -> tuple[Float[np.ndarray, "p q"], 
     """
     n, width = values.shape
     values = values if sp.issparse(values) else np.asarray(values)
-    mean = np.asarray(values.mean(0), np.float64).ravel()
+    mean = np.asarray(values.mean(0, dtype=np.float64 if n > LARGE else None), np.float64).ravel()
     if width <= _EXACT:
         moment = np.zeros((width, width))
         for start in range(0, n, _BLOCK):
@@ -138,13 +178,15 @@ def principal_components(
     """
     values = centred_by_section(values, section)
     axes, mean = principal_axes(values, min(number, *values.shape))
+    if len(values) > LARGE:
+        return _scores(values, axes, mean)
     return (values @ axes - mean @ axes).astype(np.float32)
 
 
 def centred_by_section(
     values: Float[np.ndarray, "n p"], section: Int[np.ndarray, " n"] | None = None
 ) -> Float[np.ndarray, "n p"]:
-    """The values minus the mean of each column, float64.
+    """The values minus the mean of each column; float64, or of more than 30,000 spots the type that they have.
 
     Parameters
     ----------
@@ -153,10 +195,10 @@ def centred_by_section(
     section
         Number of the section of each spot: each section has means of its own.
     """
-    values = np.array(values, np.float64)
+    values = np.array(values, np.float64 if len(values) <= LARGE else np.result_type(values, np.float32))
     group = np.zeros(len(values), int) if section is None else np.unique(section, return_inverse=True)[1].reshape(-1)
     for each in range(group.max(initial=0) + 1):
-        values[group == each] -= values[group == each].mean(0)
+        values[group == each] -= values[group == each].mean(0, dtype=np.float64)
     return values
 
 

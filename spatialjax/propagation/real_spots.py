@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from spatialjax.slices import Neighbors, Slice
 
@@ -26,6 +26,21 @@ def from_real_spots(section: Slice, compute: Callable[[Slice], Float[np.ndarray,
     Slice
         ``features`` are 0 on padding; ``edges`` are None, because they were used.
     """
+    cropped, rows = real_spots(section)
+    found = np.asarray(compute(cropped), np.float32)
+    features = np.zeros((section.capacity, found.shape[1]), np.float32)
+    features[rows] = found
+    return section.replace(features=jnp.asarray(features), edges=None)
+
+
+def real_spots(section: Slice) -> tuple[Slice, Int[np.ndarray, " m"]]:
+    """The real spots of a padded section as a slice of numpy arrays without padding, and their rows.
+
+    Parameters
+    ----------
+    section
+        A padded section, with or without a neighbour table; edges to padding are taken off.
+    """
     rows = np.flatnonzero(np.asarray(section.mask))
     edges = section.edges
     if edges is not None:
@@ -43,7 +58,4 @@ def from_real_spots(section: Slice, compute: Callable[[Slice], Float[np.ndarray,
         edges=edges,
         extra={name: np.asarray(values)[rows] for name, values in section.extra.items()},
     )
-    found = np.asarray(compute(cropped), np.float32)
-    features = np.zeros((section.capacity, found.shape[1]), np.float32)
-    features[rows] = found
-    return section.replace(features=jnp.asarray(features), edges=None)
+    return cropped, rows

@@ -9,25 +9,31 @@ import pytest
 
 from spatialjax.atlas.domains import find_domains, graph3d
 from spatialjax.atlas.placing import Placed
+from spatialjax.graphs import adjacency
 from spatialjax.transforms import Affine
 
 
-def _stack(number: int, *, placed: list[bool]) -> tuple[SimpleNamespace, Placed]:
+def _stack(
+    number: int, *, placed: list[bool], values: list[np.ndarray] | None = None
+) -> tuple[SimpleNamespace, Placed]:
     grid = np.stack(np.meshgrid(np.arange(12.0), np.arange(10.0)), -1).reshape(-1, 2) * 100
-    sections = [SimpleNamespace(xy=grid, pitch=100.0) for _ in range(number)]
+    values = [np.random.default_rng(i).normal(size=(120, 3)) for i in range(number)] if values is None else values
+    sections = [SimpleNamespace(xy=grid, pitch=100.0, values=each) for each in values]
     xyz = tuple(
         np.column_stack([grid, np.full(len(grid), 10.0 * i)]) if ok else np.full((len(grid), 3), np.nan)
         for i, ok in enumerate(placed)
     )
     poses = Affine(np.tile(np.eye(2), (number, 1, 1)), np.zeros((number, 2)))
     flags = np.array(placed)
-    return SimpleNamespace(sections=sections), Placed(poses, flags, np.where(flags, 0, -1), xyz)
+    return SimpleNamespace(sections=sections, kind="embedding"), Placed(poses, flags, np.where(flags, 0, -1), xyz)
 
 
 def test_graph_joins_only_next_sections_of_one_frame() -> None:
     """An unplaced section has neighbours of its own only; its two placed neighbours are joined over it."""
     stack, placed = _stack(4, placed=[True, True, False, True])
-    graph = graph3d(stack, placed)
+    tissue = graph3d(stack, placed)
+    assert np.bincount(np.asarray(tissue.extra["section"])[:480]).tolist() == [120] * 4
+    graph = adjacency(tissue.edges)[:480, :480]
     block = lambda i, j: graph[120 * i : 120 * (i + 1), 120 * j : 120 * (j + 1)].nnz
     assert (graph != graph.T).nnz == 0
     assert graph.diagonal().sum() == 0
@@ -39,11 +45,11 @@ def test_graph_joins_only_next_sections_of_one_frame() -> None:
 
 def test_known_number_of_bands_is_found_and_labels_are_ordered_by_size() -> None:
     """Three clear bands of unequal size through three sections give three domains, the largest first."""
-    stack, placed = _stack(3, placed=[True] * 3)
     rng = np.random.default_rng(0)
-    band = np.digitize(stack.sections[0].xy[:, 0], [350.0, 550.0])
+    band = np.digitize(np.tile(np.arange(12) * 100.0, 10), [350.0, 550.0])
     centres = np.array([[0.0, 6.0], [6.0, 0.0], [-6.0, -6.0]])
     embeddings = [centres[band] + 0.3 * rng.normal(size=(120, 2)) for _ in range(3)]
+    stack, placed = _stack(3, placed=[True] * 3, values=embeddings)
     graph = graph3d(stack, placed)
     sharp = find_domains(embeddings, graph, rng=np.random.default_rng(1), rounds=0)
     assert sharp.number == 3

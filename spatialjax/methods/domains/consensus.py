@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +16,19 @@ from spatialjax.algorithm import solve
 from spatialjax.methods.card import Card, Method
 from spatialjax.results import Domains
 from spatialjax.slices import Slice
+from spatialjax.tiles import along_curve
 
 #: Autocorrelation of a component at the least and at the most, so that its weight stays finite.
 _BOUNDS = (0.02, 0.98)
 _STEPS, _LLOYD_STEPS = 60, 20
+#: Members whose agreement is this close to the largest are as good: the first of them is taken, whatever the rounding.
+_AS_GOOD = 0.99
+#: Share of the members that has to agree more with the other start's domains for these to be taken.
+_CLEARLY = 0.05
+#: Of more than ``propagation.LARGE`` spots, so many are fitted on, spread evenly over the tissue; all are assigned.
+_FITTED = 20_000
+#: Spots beyond which a section is smoothed in tiles, to bound the memory.
+TILE = 2**21
 
 
 class Views(NamedTuple):
@@ -31,10 +41,13 @@ class Views(NamedTuple):
         leading components first, 0 on padding.
     mask
         True for real spots.
+    along
+        The real spots along a curve that fills the tissue, where they are too many to be fitted on; else None.
     """
 
     kinds: tuple[Float[Array, "s n q"], ...]
     mask: Bool[Array, " n"]
+    along: Int[Array, " r"] | None = None
 
 
 @functools.cache
@@ -42,9 +55,10 @@ def consensus(
     *,
     n_domains: int = 7,
     components: tuple[int, ...] = (10, 15, 25),
-    scales: tuple[float, ...] = (0.5, 1.0, 2.0),
+    scales: tuple[float, ...] = (0.25, 1.0, 4.0),
     shrinkage: float = 0.3,
     repeats: int = 2,
+    tile: int | None = TILE,
 ) -> Method:
     """Many mixtures of smoothed components, and the partition that explains them best. Nothing is trained.
 
@@ -53,8 +67,11 @@ def consensus(
     without its long edges, α = n / (190 K) times each of ``scales``. Every kind, scale and number of leading components
     gives ``repeats`` members: Gaussian mixtures with one shrunk covariance, from greedy k-means++ centres after some
     steps of k-means. Latent-class EM over the labels of all
-    members, from the member that agrees most with the others, gives the domains. The confidence is the share of members
-    that agree.
+    members gives the domains, from the member that agrees most with the others; or from average linkage on how often
+    members put two spots together, where the members agree with what comes out clearly more. The confidence is the
+    share of members that agree.
+
+    Of more than 30,000 spots the mixtures are fitted on 20,000, spread evenly over the tissue, and all are assigned.
 
     Parameters
     ----------
@@ -68,6 +85,9 @@ def consensus(
         Of the covariance towards a sphere, see ``clustering.tied_mixture``.
     repeats
         Random starts, each of which is a member.
+    tile
+        Of more spots than this, compact parts with a halo are smoothed one after the other; None smooths a section as a
+        whole. See ``propagation.smooth``.
 
     Returns
     -------
@@ -93,12 +113,19 @@ def consensus(
 
     def prepare(section: Slice) -> Views:
         section = graphs.within_sections(section, graphs.delaunay)
-        spread = functools.partial(_smooth, scales=scales, number=n_domains, most=max(components))
-        wide = np.asarray(propagation.from_real_spots(section, spread).features)
-        kinds = [np.split(part, len(scales), axis=1) for part in np.split(wide, 3, axis=1)]
-        return Views(tuple(jnp.asarray(np.stack(part)) for part in kinds), jnp.asarray(section.mask))
+        spots, rows = propagation.real_spots(section)
+        kinds = tuple(
+            jnp.asarray(_padded(views, rows, section.capacity))
+            for views in _smooth(spots, scales=scales, number=n_domains, most=max(components), tile=tile)
+        )
+        if len(rows) <= propagation.LARGE:
+            return Views(kinds, jnp.asarray(section.mask))
+        along = rows[along_curve(spots.xy, spots.extra.get("section"))]
+        return Views(kinds, jnp.asarray(section.mask), jnp.asarray(along.astype(np.int32)))
 
     def partitions(key: Array, views: Views) -> Int[Array, "n m"]:
+        if views.along is not None:
+            return from_selection(key, views)
         every = jnp.concatenate(views.kinds * repeats)
         groups = [every[:, :, :width] for width in sorted({min(c, every.shape[2]) for c in components})]
         keys = jax.random.split(key, len(groups))
@@ -111,34 +138,72 @@ def consensus(
         ]  # fmt: skip
         return jnp.concatenate(found).T
 
+    def from_selection(key: Array, views: Views) -> Int[Array, "n m"]:
+        choice, key = jax.random.split(key)
+        rows = _evenly(choice, views.along, _FITTED)
+        chosen = jnp.concatenate([kind[:, rows] for kind in views.kinds])
+        labels = []
+        for width in sorted({min(c, chosen.shape[2]) for c in components}):
+            keys = jax.random.split(jax.random.fold_in(key, width), repeats * len(chosen))
+            fitted = clustering.tied_mixtures(
+                keys, jnp.concatenate([chosen[:, :, :width]] * repeats),
+                number=n_domains, shrinkage=shrinkage, steps=_STEPS, lloyd_steps=_LLOYD_STEPS, sort=False,
+            )  # fmt: skip
+            labels.append(clustering.member_labels(fitted, views.kinds))
+        return jnp.where(views.mask[:, None], jnp.concatenate(labels).T, 0)
+
     def finish(members: Any, section: Slice) -> Domains:
         return _agreed(np.asarray(members), np.asarray(section.mask), n_domains)
 
     return Method(prepare, solve(partitions), finish, max_steps=1)
 
 
-def _smooth(spots: Slice, *, scales: tuple[float, ...], number: int, most: int) -> Float[np.ndarray, "n 3sq"]:
-    """Smoothed components side by side: the three kinds of :class:`Views`, each at every scale."""
+def _smooth(
+    spots: Slice, *, scales: tuple[float, ...], number: int, most: int, tile: int | None
+) -> Iterator[list[Float[np.ndarray, "n q"]]]:
+    """Smoothed components at every scale, for one after the other of the three kinds of :class:`Views`."""
     section = spots.extra.get("section")
     near = graphs.adjacency(spots.edges)
     values = propagation.centred_by_section(spots.features, section)
     found = propagation.spatial_components(values, near, number=most)
-    sections = 1 if section is None else len(np.unique(section))
-    alpha = propagation.strength_for(len(values) / sections, number)
-    views = [propagation.solve_sparse(near, found.values, alpha * scale).values for scale in scales]
-    strength = np.clip(found.autocorrelation, *_BOUNDS)
-    views += [view * np.sqrt(strength / (1.0 - strength)) for view in views]
     variance = propagation.principal_components(values, found.values.shape[1])
     variance = np.pad(variance, ((0, 0), (0, found.values.shape[1] - variance.shape[1])))
-    views += [propagation.solve_sparse(near, variance, alpha * scale).values for scale in scales]
-    return np.concatenate([view / max(float(np.sqrt(view.var(0).mean())), 1e-30) for view in views], axis=1)
+    sections = 1 if section is None else len(np.unique(section))
+    alpha = propagation.strength_for(len(values) / sections, number)
+    del values
+    smooth = functools.partial(propagation.smooth, near, xy=spots.xy, tile=tile)
+    views = [smooth(found.values, alpha * scale) for scale in scales]
+    yield views
+    strength = np.clip(found.autocorrelation, *_BOUNDS)
+    yield [view * np.sqrt(strength / (1.0 - strength)) for view in views]
+    del views
+    yield [smooth(variance, alpha * scale) for scale in scales]
+
+
+def _evenly(key: Array, along: Int[Array, " r"], count: int) -> Int[Array, " c"]:
+    """One row at random from each of ``count`` equal stretches of the curve."""
+    offset = (jnp.arange(count) + jax.random.uniform(key, (count,))) * (len(along) / count)
+    return along[jnp.minimum(offset.astype(jnp.int32), len(along) - 1)]
+
+
+def _padded(
+    views: Sequence[Float[np.ndarray, "n q"]], rows: Int[np.ndarray, " n"], capacity: int
+) -> Float[np.ndarray, "s c q"]:
+    """The views at unit mean variance, in the rows of the padded section."""
+    found = np.zeros((len(views), capacity, views[0].shape[1]), np.float32)
+    for place, view in zip(found, views, strict=True):
+        place[rows] = view / max(float(np.sqrt(view.var(0).mean())), 1e-30)
+    return found
 
 
 def _agreed(members: Int[np.ndarray, "n m"], mask: Bool[np.ndarray, " n"], number: int) -> Domains:
     """Consensus of the members on real spots; padding is empty."""
     real = members[mask]
     agreement = clustering.rand_matrix(real).sum(1)
-    found = clustering.latent_class(None, real, number=number, start=real[:, int(np.argmax(agreement))])
+    best = int(np.flatnonzero(agreement >= _AS_GOOD * agreement.max())[0])
+    starts = (real[:, best], clustering.co_association(real, number=number).labels)
+    found, linked = (clustering.latent_class(None, real, number=number, start=start) for start in starts)
+    found = linked if linked.confidence.mean() > found.confidence.mean() + _CLEARLY else found
     probability = np.zeros((len(mask), found.probability.shape[1]), np.float32)
     agreed = np.zeros(len(mask), np.float32)
     probability[mask], agreed[mask] = found.probability, found.confidence
