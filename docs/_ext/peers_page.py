@@ -23,6 +23,9 @@ Every method gets the same two files and runs alone, in a process of an environm
 - Where nothing is labelled, every second gene is kept from the methods; *held-out* is the mean correlation of the 500
   strongest of these genes between matched spots. A plan that spreads a spot over several others averages their noise
   away, so compare plans of one kind there, and maps with maps.
+- PASTE and POT's fused GW see the distances inside each section alone, so that turning a section over or round changes
+  nothing for them (their plans of a turned and mirrored section were the same to the last digit): their rows as given
+  stand for the rotated and mirrored ones.
 - **seconds** of the first call, without imports and reading, and of a *second call* where a method compiles. A process
   is stopped after ten minutes. **GB** is its peak memory. **load** is the load average before the run: times taken at a
   load above 1 are upper bounds.

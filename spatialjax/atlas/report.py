@@ -182,8 +182,9 @@ def _domains(result: Reconstruction) -> str:
         how = f" ({'chosen by the Bayesian information criterion' if chosen['criterion'] else 'as asked for'})"
     return _picture(
         lambda: pl.domains(result.atlas),
-        f"The {_domain_count(result)} domains{how}, found in all sections together from features averaged over the "
-        "three-dimensional neighbourhood. The probability of each label is in <code>obs['domain3d_confidence']</code>.",
+        f"The {_domain_count(result)} domains{how}, found in all sections together from features smoothed over the "
+        "three-dimensional neighbourhood. <code>obs['domain3d_confidence']</code> is the share of the members of the "
+        "consensus that agree with each label.",
         "Domains in every placed section",
     )
 
