@@ -65,7 +65,7 @@ def smooth(
 def reach(adjacency: Any, xy: Float[np.ndarray, "n d"], alpha: float) -> float:
     """Distance over which (I + αL)⁻¹ falls to about 1/e, in the unit of the coordinates.
 
-    For values that vary slowly, L x is −¼ Σ_j w_ij |x_i − x_j|² ∇²x in the plane, so that smoothing is a screened
+    For values that vary slowly, L x is −¼ Σ_j w_ij ‖x_i − x_j‖² ∇²x in the plane, so that smoothing is a screened
     diffusion whose reach squared is α times the mean of that sum over the spots.
 
     Parameters
