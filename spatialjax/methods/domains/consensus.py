@@ -227,5 +227,5 @@ CARD = Card(
     fidelity="ours",
     evidence="benchmarks/domains.py: labelled sections of six technologies with one set of defaults",
     licence="BSD-3-Clause (this package)",
-    notes="α and the numbers of components were settled on labelled sections that the benchmark shows too.",
+    notes="α, its factors and the components were settled on labelled sections that the benchmark shows too.",
 )
