@@ -164,11 +164,41 @@ class CenterSlice:
     collapsed: Bool[Array, " q"]
 
 
+@struct.dataclass
+class Proportions:
+    """Composition of each spot.
+
+    Attributes
+    ----------
+    values
+        (n, K) share of the cells of each type, each row sums to 1; NaN in a spot without any count.
+    abundance
+        (n, K) number of cells of each type, on the scale of the reference's depth.
+    converged
+        Whether the method met its own stopping rule.
+    sd
+        (n, K) standard deviation of ``values``; None where the method states no uncertainty, like all that follows.
+    low, high
+        (n, K) ends of the 90 % interval of the share where the type is there; ``low`` is 0 where absence is likelier.
+    present
+        (n, K) probability that the type is there at all.
+    """
+
+    values: Float[Array, "n k"]
+    abundance: Float[Array, "n k"]
+    converged: Bool[Array, ""]
+    sd: Float[Array, "n k"] | None = None
+    low: Float[Array, "n k"] | None = None
+    high: Float[Array, "n k"] | None = None
+    present: Float[Array, "n k"] | None = None
+
+
 #: Names of the fields of each result that have the spots first, and are cropped to the real spots on the host.
 PER_SPOT: dict[type, tuple[str, ...]] = {
     Alignment: ("overlap",),
     Embedding: ("values",),
     Domains: ("probability", "embedding", "members", "agreement"),
+    Proportions: ("values", "abundance", "sd", "low", "high", "present"),
 }
 
 

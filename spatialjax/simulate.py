@@ -142,7 +142,7 @@ def simulate_tissue(
         raise ValueError(f"Expected a crop between 0.1 and 1 (the share that is kept), found {crop}.")
     if lattice not in ("hex", "cells"):
         raise ValueError(f"Expected lattice 'hex' or 'cells', found {lattice!r}.")
-    rng = _generator(key)
+    rng = generator(key)
     scale = pitch * np.sqrt(spots * np.sqrt(3) / (2 * np.pi))
     tissue = _draw_tissue(rng, scale=scale, layers=layers, symmetric=symmetric)
     panel = _draw_panel(rng, genes=genes, layers=layers)
@@ -236,7 +236,8 @@ def _check_ranges(**numbers: int) -> None:
             raise ValueError(f"Expected {name} of at least {low}, found {value}.")
 
 
-def _generator(key: Array) -> np.random.Generator:
+def generator(key: Array) -> np.random.Generator:
+    """A numpy generator that follows from a JAX key."""
     typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
     return np.random.default_rng(np.asarray(jax.random.key_data(key) if typed else key).ravel().tolist())
 

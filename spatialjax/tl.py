@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spatialjax.atlas.deconvolved import Composition, deconvolve
 from spatialjax.atlas.labels import LabelTransfer, transfer_labels
 from spatialjax.atlas.reconstruction import Options, PairAlignment, Reconstruction
 from spatialjax.atlas.regions import Regions, domains
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     from spatialjax.atlas.hand import Decisions
 
 __all__ = [
+    "Composition",
     "LabelTransfer",
     "PairAlignment",
     "Regions",
     "Registration",
     "add_section",
     "align",
+    "deconvolve",
     "domains",
     "reconstruct",
     "register",

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "spatialjax"
 
-GROUND = {"slices", "transforms", "results", "checks", "tiles"}
+GROUND = {"slices", "transforms", "results", "checks", "tiles", "tables"}
 FIRST = {
     "algorithm",
     "preprocess",
@@ -29,6 +29,7 @@ FIRST = {
     "clustering",
     "transport",
     "registration",
+    "composition",
     "metrics",
     "simulate",
 }
@@ -51,6 +52,7 @@ SIDEWAYS = {
     "propagation": {"graphs", "preprocess"},
     "registration": {"graphs", "preprocess"},
     "transport": {"algorithm", "graphs"},
+    "composition": {"algorithm", "simulate"},
     "simulate": {"registration"},
     "pp": {"io"},
     "datasets": {"io"},

@@ -1,7 +1,17 @@
 """Anything iterative, and the only training loop of the package."""
 
 from spatialjax.algorithm.adaptors import Turn, alternate, minimize, solve
-from spatialjax.algorithm.combinators import Collected, Reducer, collect, draws, moments, reduce_tiles, until
+from spatialjax.algorithm.combinators import (
+    Collected,
+    Reducer,
+    Visited,
+    collect,
+    draws,
+    map_tiles,
+    moments,
+    reduce_tiles,
+    until,
+)
 from spatialjax.algorithm.core import Algorithm, Chain, Fit, Model, fit
 from spatialjax.algorithm.loop import Progress
 from spatialjax.algorithm.sections import joint, unseen
@@ -19,12 +29,14 @@ __all__ = [
     "Source",
     "Tiled",
     "Turn",
+    "Visited",
     "alternate",
     "collect",
     "draws",
     "fit",
     "host_row_source",
     "joint",
+    "map_tiles",
     "minimize",
     "moments",
     "reduce_tiles",

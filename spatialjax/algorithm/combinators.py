@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from spatialjax.algorithm.core import Algorithm
+from spatialjax.algorithm.sources import tiles_of
 from spatialjax.tiles import Tile
 
 
@@ -265,3 +266,56 @@ def reduce_tiles(
         return Tabled(shared, tables), info
 
     return Algorithm(begin, step, lambda key, state, data: readout(key, state.shared, state.tables, data))
+
+
+class Visited(NamedTuple):
+    """State of ``map_tiles``: tables with one row a spot, and the number of rows that are known."""
+
+    tables: Any
+    known: Int[Array, ""]
+
+
+def map_tiles(function: Callable[[Any, Any], Any], *, total: Callable[[Any], Any] | None = None) -> Algorithm:
+    """Compute the rows of a table tile by tile, one tile a step: long work that shows progress and resumes.
+
+    Parameters
+    ----------
+    function
+        ``(key, data) -> rows``: a pytree whose leaves have one row for each place of the tile.
+    total
+        ``data -> number`` of rows that the tiles own together; the size of the whole table where left out. Give it
+        where the table has free places, so that tables of several sizes share a compiled program.
+
+    Returns
+    -------
+    Algorithm
+        Its data hold one source (or a tile that shows everything). It is done after one sweep; the tables are
+        ``Fit.state.tables``, the read-out is empty.
+    """
+
+    def init(key: Any, data: Any, start: Any = None) -> Visited:
+        if start is not None:
+            return Visited(*start)
+        tile = _one_tile(data)
+        shapes = jax.eval_shape(function, key, data)
+        tables = jax.tree.map(lambda leaf: jnp.zeros((tile.size, *leaf.shape[1:]), leaf.dtype), shapes)
+        return Visited(tables, jnp.int32(0))
+
+    def step(key: Any, state: Visited, data: Any) -> tuple[Visited, dict[str, Any]]:
+        tile = _one_tile(data)
+        tables = jax.tree.map(tile.scatter, function(key, data), state.tables)
+        known = state.known + tile.core.sum()
+        return Visited(tables, known), {"done": known >= (tile.size if total is None else total(data)), "rows": known}
+
+    def readout(key: Any, state: Visited, data: Any) -> tuple[()]:
+        del key, state, data
+        return ()
+
+    return Algorithm(init, step, readout)
+
+
+def _one_tile(data: Any) -> Tile:
+    found = tiles_of(data)
+    if len(found) != 1:
+        raise ValueError(f"Expected one source or tile in the data, found {len(found)}.")
+    return found[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from spatialjax import checks, graphs
+from spatialjax import graphs
+from spatialjax.atlas.chosen import made, method_name
 from spatialjax.atlas.region_number import chosen_number, number_stability
 from spatialjax.atlas.region_values import Given, given_to
 from spatialjax.atlas.watch import Event, Watch
@@ -154,7 +154,7 @@ def domains(
     from spatialjax.atlas.region_output import assembled
     from spatialjax.io import open_sections
 
-    options = RegionOptions(n_domains, _resolved(method), key_added, seed, dict(method_options or {}))
+    options = RegionOptions(n_domains, method_name("domains", method), key_added, seed, dict(method_options or {}))
     if resume and checkpoint is None:
         raise InputError("Expected a folder to go on from with resume, found none. Give checkpoint=.")
     with listening(progress) as listener:
@@ -207,11 +207,7 @@ def divided(
             near = graphs.adjacency(graphs.within_sections(member, graphs.delaunay).edges)[: len(xy), : len(xy)]
             stability = number_stability(jax.random.fold_in(key, 1), given.components(), near, section=section)
             number = chosen_number(stability)
-    factory = methods.METHODS["domains"][options.method]
-    asked = dict(options.method_options)
-    if "n_domains" in inspect.signature(factory).parameters:
-        asked["n_domains"] = number
-    method = _made(factory, asked, options.method)
+    method = made("domains", options.method, options.method_options, known={"n_domains": number})
     with watch.step("domains", f"{number} domains by {options.method!r}"):
         told = None if watch.listener is None else lambda p: watch.say(f"step {p.steps} of {p.max_steps}")
         (fit,) = methods.run(
@@ -242,14 +238,6 @@ def _in_spacings(xy: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
     return (xy - xy.mean(0)) / (spacing if np.isfinite(spacing) and spacing > 0 else 1.0)
 
 
-def _resolved(method: str) -> str:
-    from spatialjax.methods import CARDS, DEFAULTS
-
-    if method == "auto":
-        return DEFAULTS["domains"]
-    return checks.one_of(method, tuple(CARDS["domains"]), "method of domains")
-
-
 def _check_number(number: int | None, stack: Any) -> None:
     if number is None:
         return
@@ -260,17 +248,3 @@ def _check_number(number: int | None, stack: Any) -> None:
             f"Expected at most as many domains as cells, found n_domains={number} (--n-domains) for {stack.n_cells} "
             "cells."
         )
-
-
-def _made(factory: Callable[..., Any], options: dict[str, Any], name: str) -> Any:
-    known = list(inspect.signature(factory).parameters)
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise InputError(
-            f"Expected options of method {name!r} among {checks.listed(known, limit=20)}, found "
-            f"{checks.listed(unknown)}."
-        )
-    try:
-        return factory(**options)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"Expected usable options of method {name!r}: {error}") from error

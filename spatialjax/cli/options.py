@@ -109,3 +109,13 @@ def numbers(text: str, option: str) -> list[float]:
         raise InputError(
             f"Expected {option} to be numbers with commas between them, e.g. 0,10,30; found {text!r}."
         ) from error
+
+
+def column_or_number(text: str | None, columns: Any) -> str | float | None:
+    """A number where the text is one and no column is called so; else the text."""
+    if text is None or text in columns:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        return text

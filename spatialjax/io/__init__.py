@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spatialjax.io.door import open_sections
-from spatialjax.io.reading import read
+from spatialjax.io.reading import read, read_table
 from spatialjax.io.sections import Section, SectionStack
 
-__all__ = ["Section", "SectionStack", "open_sections", "read"]
+__all__ = ["Section", "SectionStack", "open_sections", "read", "read_table"]

@@ -84,6 +84,23 @@ def read(
     return [adata for _, adata in named]
 
 
+def read_table(path: str | os.PathLike[str]) -> AnnData:
+    """One table of cells or of spots, with or without coordinates: an ``.h5ad`` file, or what ``read`` knows.
+
+    Raises
+    ------
+    InputError
+        If nothing is there, it is of no known kind, damaged, or holds several sections.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix == ".h5ad":
+        return _guarded("h5ad file", read_h5ad, path, None)
+    found = read(path)
+    if len(found) != 1:
+        raise InputError(f"Expected one table in {str(path)!r}, found {len(found)} sections. Give one of their files.")
+    return found[0]
+
+
 def _read_any(path: Path, spatial_key: str) -> list[tuple[str, AnnData]]:
     if path.is_file():
         if path.suffix != ".h5ad":
@@ -119,7 +136,7 @@ def _is_member(path: Path) -> bool:
     return _known(path) is not None or ((path / "outs").is_dir() and _known(path / "outs") is not None)
 
 
-def _guarded(what: str, reader: Callable[..., Any], path: Path, spatial_key: str) -> Any:
+def _guarded(what: str, reader: Callable[..., Any], path: Path, spatial_key: str | None) -> Any:
     try:
         return reader(path, spatial_key=spatial_key)
     except InputError:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def read_h5ad(path: Path, *, spatial_key: str) -> AnnData:
-    """One h5ad file, in memory.
+def read_h5ad(path: Path, *, spatial_key: str | None) -> AnnData:
+    """One h5ad file, in memory; without a ``spatial_key`` it may lack coordinates.
 
     Raises
     ------
@@ -35,7 +35,8 @@ def read_h5ad(path: Path, *, spatial_key: str) -> AnnData:
             f"Expected an h5ad file, which is HDF5, found {str(path)!r} of {path.stat().st_size} bytes that begins "
             f"with {start!r}. Copy or download it again."
         )
-    return _with_coordinates(anndata.read_h5ad(path), spatial_key, path)
+    adata = anndata.read_h5ad(path)
+    return adata if spatial_key is None else _with_coordinates(adata, spatial_key, path)
 
 
 def is_zarr(folder: Path) -> bool:

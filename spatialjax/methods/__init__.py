@@ -11,6 +11,7 @@ from importlib import resources
 
 from spatialjax.methods.alignment import fields, icp, moments, paste, paste2
 from spatialjax.methods.card import Card, Method, run
+from spatialjax.methods.deconvolution import spike_slab
 from spatialjax.methods.domains import (
     banksy,
     consensus,
@@ -37,6 +38,9 @@ METHODS: dict[str, dict[str, Callable[..., Method]]] = {
         "paste2": paste2.paste2,
         "icp": icp.icp,
         "moments": moments.moments,
+    },
+    "deconvolution": {
+        "spike_slab": spike_slab.spike_slab,
     },
     "domains": {
         "banksy": banksy.banksy,
@@ -68,6 +72,9 @@ CARDS: dict[str, dict[str, Card]] = {
         "icp": icp.CARD,
         "moments": moments.CARD,
     },
+    "deconvolution": {
+        "spike_slab": spike_slab.CARD,
+    },
     "domains": {
         "banksy": banksy.CARD,
         "consensus": consensus.CARD,
@@ -91,7 +98,7 @@ CARDS: dict[str, dict[str, Card]] = {
 }
 
 #: The method that ``method="auto"`` means, by task.
-DEFAULTS: dict[str, str] = {"alignment": "fields", "domains": "consensus"}
+DEFAULTS: dict[str, str] = {"alignment": "fields", "deconvolution": "spike_slab", "domains": "consensus"}
 
 __all__ = ["CARDS", "DEFAULTS", "METHODS", "Card", "Method", "citation", "run"]
 

@@ -1,0 +1,114 @@
+"""Counts as a Poisson mixture of signatures: the weighted normal equations, and abundances by two Newton steps."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from spatialjax.composition.nnls import nnls
+from spatialjax.composition.signatures import Signatures
+
+#: Expected count below which a gene of a spot is taken for this much, so that its weight stays finite.
+LEAST_MEAN = 1e-6
+#: Numbers in the table of products of signatures at the most; beyond it products are formed type by type.
+LARGEST_TABLE = 2**26
+
+
+class NormalEquations(NamedTuple):
+    """Quadratic approximation of the log likelihood of each spot, ``hᵀw − ½ wᵀHw``.
+
+    Attributes
+    ----------
+    gram
+        (n, K, K) H = B V⁻¹ Bᵀ.
+    target
+        (n, K) h = B V⁻¹ y.
+    """
+
+    gram: Float[Array, "n k k"]
+    target: Float[Array, "n k"]
+
+
+def normal_equations(
+    counts: Float[Array, "n g"], abundance: Float[Array, "n k"], signatures: Signatures
+) -> NormalEquations:
+    """Information that the counts hold about abundances, at given abundances.
+
+    The variance of a count is ``V = μ + Σ_k w_k² b_k / M_k`` with μ = wB: Poisson noise, and what is unknown of a
+    signature that rests on M_k cells.
+
+    Parameters
+    ----------
+    counts
+        (n, g) raw counts.
+    abundance
+        (n, K) at which the variance is taken.
+    signatures
+        Expected counts of one cell of each type.
+    """
+    means = signatures.means
+    spread = means / signatures.cells[:, None]
+    variance = jnp.maximum(abundance @ means + abundance**2 @ spread, LEAST_MEAN)
+    # A gene that no type shows has no expected count: it says nothing.
+    precision = jnp.where(means.sum(0) > 0, 1.0 / variance, 0.0)
+    return NormalEquations(_products(precision, means), (counts * precision) @ means.T)
+
+
+def poisson_abundance(
+    counts: Float[Array, "n g"], signatures: Signatures, *, steps: int = 2
+) -> tuple[Float[Array, "n k"], NormalEquations, Float[Array, " n"]]:
+    """Abundances that fit the counts best, and the normal equations there.
+
+    From unweighted least squares by Fisher-scoring steps, each a small non-negative quadratic programme a spot.
+
+    Parameters
+    ----------
+    counts
+        (n, g) raw counts; a row without counts gets abundances of 0.
+    signatures
+        Expected counts of one cell of each type.
+    steps
+        Number of Newton steps.
+
+    Returns
+    -------
+    tuple
+        (n, K) abundances in cells, the normal equations at them, and (n,) how far the last step moved the abundance
+        that it moved most, relative to the largest one.
+    """
+    means = signatures.means
+    # Columns of one length, or a deep gene decides the start alone.
+    weight = 1.0 / jnp.maximum(means.mean(0), LEAST_MEAN)
+    weight = jnp.where(means.sum(0) > 0, weight, 0.0)
+    scaled = means * weight
+    abundance = nnls(scaled @ means.T, counts @ scaled.T)
+    before = abundance
+    for _ in range(steps):
+        before = abundance
+        equations = normal_equations(counts, _off_zero(abundance, counts, means), signatures)
+        abundance = nnls(equations.gram, equations.target, start=abundance)
+    moved = jnp.abs(abundance - before).max(1) / jnp.maximum(abundance.max(1), LEAST_MEAN)
+    return abundance, normal_equations(counts, _off_zero(abundance, counts, means), signatures), moved
+
+
+def _off_zero(
+    abundance: Float[Array, "n k"], counts: Float[Array, "n g"], means: Float[Array, "k g"]
+) -> Float[Array, "n k"]:
+    """Abundances with a thousandth of the spot spread over all types: a variance of 0 would be certain knowledge."""
+    share = counts.sum(-1, keepdims=True) / jnp.maximum(means.sum(), LEAST_MEAN)
+    return abundance + 1e-3 * share
+
+
+def _products(precision: Float[Array, "n g"], means: Float[Array, "k g"]) -> Float[Array, "n k k"]:
+    """``Σ_g p_ng b_kg b_lg``: one product with a table of pairs, or type by type where the table would be large."""
+    number, genes = means.shape
+    if number * (number + 1) // 2 * genes > LARGEST_TABLE:
+        return jnp.moveaxis(jax.lax.map(lambda row: (precision * row) @ means.T, means), 0, 1)
+    first, second = jnp.triu_indices(number)
+    half = precision @ (means[first] * means[second]).T
+    place = jnp.zeros((number, number), jnp.int32).at[first, second].set(jnp.arange(len(first)))
+    place = place.at[second, first].set(jnp.arange(len(first)))
+    return half[:, place]
