@@ -181,10 +181,13 @@ def _sampler(power: float, interval_power: float, *, draws: int, warmup: int, le
     def draw(key: Any, data: Any) -> Any:
         start, equations = _unpacked(data["tile"].values)
         options = {"prior": data["known"]["prior"], "warmup": warmup, "draws": draws, "level": level}
-        sharp, wide = (
-            sampled(jax.random.fold_in(key, i), start, equations, power=p, **options)
-            for i, p in enumerate((power, interval_power))
-        )
+
+        def at(keyed: tuple[Any, Any]) -> Any:
+            return sampled(keyed[0], start, equations, power=keyed[1], **options)
+
+        # One after the other through one compiled sampler.
+        both = jax.lax.map(at, (jax.random.split(key), jnp.array([power, interval_power])))
+        sharp, wide = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in range(2))
         said = {name: getattr(sharp, name) for name in ("mean", "abundance", "present", "last")}
         # A table with NaN would count as a failed run.
         ends = {"low": wide.low_present, "high": wide.high_present}

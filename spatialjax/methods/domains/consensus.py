@@ -21,12 +21,12 @@ from spatialjax.tiles import along_curve
 #: Autocorrelation of a component at the least and at the most, so that its weight stays finite.
 _BOUNDS = (0.02, 0.98)
 _STEPS, _LLOYD_STEPS = 60, 20
-#: Members whose agreement is this close to the largest are as good: the first of them is taken, whatever the rounding.
-_AS_GOOD = 0.99
-#: Share of the members that has to agree more with the other start's domains for these to be taken.
-_CLEARLY = 0.05
 #: Of more than ``propagation.LARGE`` spots, so many are fitted on, spread evenly over the tissue; all are assigned.
 _FITTED = 20_000
+#: Members whose agreement is this close to the largest are as good: the first of them is taken, whatever the rounding.
+_AS_GOOD = 0.9995
+#: Share of the members that has to agree more with the other start's domains for these to be taken.
+_CLEARLY = 0.05
 #: Spots beyond which a section is smoothed in tiles, to bound the memory.
 TILE = 2**21
 
