@@ -30,6 +30,7 @@ FIRST = {
     "transport",
     "registration",
     "composition",
+    "probability",
     "metrics",
     "simulate",
 }
@@ -53,6 +54,7 @@ SIDEWAYS = {
     "registration": {"graphs", "preprocess"},
     "transport": {"algorithm", "graphs"},
     "composition": {"algorithm", "simulate"},
+    "probability": {"algorithm"},
     "simulate": {"registration"},
     "pp": {"io"},
     "datasets": {"io"},

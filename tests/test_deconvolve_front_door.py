@@ -75,7 +75,8 @@ def test_the_copy_holds_the_tables_and_can_be_written(made: Any, found: Any, tmp
     adata = found.adata
     assert "proportions" not in made[0].obsm
     assert list(adata.obs_names) == list(made[0].obs_names)
-    for key in ("proportions", "proportions_sd", "proportions_q05", "proportions_q95", "proportions_presence", "abundance"):
+    beside = [f"proportions_{name}" for name in ("sd", "q05", "q95", "presence")]
+    for key in ("proportions", *beside, "abundance"):
         assert list(adata.obsm[key].index) == list(adata.obs_names)
         assert list(adata.obsm[key].columns) == [name.replace("/", "|") for name in sorted(TYPES)]
     assert list(adata.uns["proportions"]["types"]) == sorted(TYPES)
@@ -175,7 +176,11 @@ def empty_spots(made: Any) -> tuple[Any, Any]:
     [
         (human, {}, "mouse.*human.*ortholog"),
         (logged, {}, r"look log-transformed\. Layer 'raw' holds counts: give layer='raw' \(--layer raw\)"),
-        (logged_reference, {}, r"reference.*Layer 'umi' holds counts: give reference_layer='umi' \(--reference-layer umi\)"),
+        (
+            logged_reference,
+            {},
+            r"reference.*give reference_layer='umi' \(--reference-layer umi\)",
+        ),
         (named("T  cells"), {}, "'T  cells' and 'T cells', which differ in spaces alone|'T cells' and 'T  cells'"),
         (named(1, "1"), {}, "found '1' as .* and as"),
         (other_genes, {}, "Expected at least 10 genes"),

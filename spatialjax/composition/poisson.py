@@ -54,7 +54,7 @@ def normal_equations(
     variance = jnp.maximum(abundance @ means + abundance**2 @ spread, LEAST_MEAN)
     # A gene that no type shows has no expected count: it says nothing.
     precision = jnp.where(means.sum(0) > 0, 1.0 / variance, 0.0)
-    return NormalEquations(_products(precision, means), (counts * precision) @ means.T)
+    return NormalEquations(weighted_gram(precision, means), (counts * precision) @ means.T)
 
 
 def poisson_abundance(
@@ -102,8 +102,16 @@ def _off_zero(
     return abundance + 1e-3 * share
 
 
-def _products(precision: Float[Array, "n g"], means: Float[Array, "k g"]) -> Float[Array, "n k k"]:
-    """``Σ_g p_ng b_kg b_lg``: one product with a table of pairs, or type by type where the table would be large."""
+def weighted_gram(precision: Float[Array, "n g"], means: Float[Array, "k g"]) -> Float[Array, "n k k"]:
+    """``Σ_g p_ng b_kg b_lg``: one product with a table of pairs, or type by type where the table would be large.
+
+    Parameters
+    ----------
+    precision
+        (n, g) weight of each gene of each row.
+    means
+        (K, g) columns of the design.
+    """
     number, genes = means.shape
     if number * (number + 1) // 2 * genes > LARGEST_TABLE:
         return jnp.moveaxis(jax.lax.map(lambda row: (precision * row) @ means.T, means), 0, 1)

@@ -11,7 +11,8 @@ from importlib import resources
 
 from spatialjax.methods.alignment import fields, icp, moments, paste, paste2
 from spatialjax.methods.card import Card, Method, run
-from spatialjax.methods.deconvolution import spike_slab
+from spatialjax.methods.deconvolution import card as card_
+from spatialjax.methods.deconvolution import nnls, rctd, spike_slab, tangram
 from spatialjax.methods.domains import (
     banksy,
     consensus,
@@ -40,7 +41,11 @@ METHODS: dict[str, dict[str, Callable[..., Method]]] = {
         "moments": moments.moments,
     },
     "deconvolution": {
+        "card": card_.card,
+        "nnls": nnls.nnls,
+        "rctd": rctd.rctd,
         "spike_slab": spike_slab.spike_slab,
+        "tangram": tangram.tangram,
     },
     "domains": {
         "banksy": banksy.banksy,
@@ -73,7 +78,11 @@ CARDS: dict[str, dict[str, Card]] = {
         "moments": moments.CARD,
     },
     "deconvolution": {
+        "card": card_.CARD,
+        "nnls": nnls.CARD,
+        "rctd": rctd.CARD,
         "spike_slab": spike_slab.CARD,
+        "tangram": tangram.CARD,
     },
     "domains": {
         "banksy": banksy.CARD,

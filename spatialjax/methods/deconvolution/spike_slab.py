@@ -11,6 +11,7 @@ import numpy as np
 
 from spatialjax.algorithm import Algorithm, Chain, Fit, fit, map_tiles, solve, tile_source
 from spatialjax.composition import (
+    LEAST_MEAN,
     NormalEquations,
     Signatures,
     Stated,
@@ -130,6 +131,31 @@ def spike_slab(
 
     steps = (_STEPS, 1, _STEPS, 1) if uncertainty else (_STEPS, 1)
     return Method(prepare, phases, finish, max_steps=steps)
+
+
+def count_model(data: Any) -> None:
+    """The model in numpyro: what to read and to edit, and what the fast sampler is tested against.
+
+    Parameters
+    ----------
+    data
+        Dict of ``counts`` (n, g), ``signatures``, the ``prior`` of presence and size, and the ``power`` τ of the
+        likelihood. ``abundance`` and ``proportions`` are deterministic sites.
+    """
+    import numpyro
+    import numpyro.distributions as dist
+    from numpyro.handlers import scale
+
+    prior, shape = data["prior"], (len(data["counts"]), len(data["signatures"].cells))
+    with numpyro.plate("spots", shape[0], dim=-2), numpyro.plate("types", shape[1], dim=-1):
+        present = numpyro.sample("present", dist.Bernoulli(prior.present))
+        size = numpyro.sample("size", dist.Exponential(1.0 / prior.size))
+    abundance = numpyro.deterministic("abundance", present * size)
+    total = abundance.sum(-1, keepdims=True)
+    numpyro.deterministic("proportions", abundance / jnp.where(total > 0, total, 1.0))
+    mean = jnp.maximum(abundance @ data["signatures"].means, LEAST_MEAN)
+    with scale(scale=data["power"]), numpyro.plate("spot", shape[0]):
+        numpyro.sample("counts", dist.Poisson(mean).to_event(1), obs=data["counts"])
 
 
 def _signatures(reference: Reference, genes: int | None) -> tuple[Signatures, Any]:

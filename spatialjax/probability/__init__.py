@@ -1,0 +1,20 @@
+"""Models written in numpyro, fitted by the one training loop: point estimate, mean field, Laplace, NUTS."""
+
+from spatialjax.probability.approximate import elbo, laplace, map_fit
+from spatialjax.probability.counts import count_histogram, negative_binomial_log_likelihood
+from spatialjax.probability.density import Density, density
+from spatialjax.probability.sampling import nuts
+from spatialjax.probability.summaries import Posterior, summarized
+
+__all__ = [
+    "Density",
+    "Posterior",
+    "count_histogram",
+    "density",
+    "elbo",
+    "laplace",
+    "map_fit",
+    "negative_binomial_log_likelihood",
+    "nuts",
+    "summarized",
+]
