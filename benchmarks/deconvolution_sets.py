@@ -336,9 +336,9 @@ def write_simulated(path: Path, spots: int, genes: int, types: int, *, seed: int
     side = int(np.ceil(np.sqrt(spots)))
     xy = 100.0 * np.stack([np.arange(spots) % side, np.arange(spots) // side], 1)
     names = pd.Index([f"spot{i}" for i in range(spots)])
-    with h5py.File(path, "w") as file:
-        var = pd.DataFrame(index=reference.var_names)
-        anndata.io.write_elem(file, "/", anndata.AnnData(obs=pd.DataFrame(index=names), var=var, obsm={"spatial": xy}))
+    var = pd.DataFrame(index=reference.var_names)
+    anndata.AnnData(obs=pd.DataFrame(index=names), var=var, obsm={"spatial": xy}).write_h5ad(path)
+    with h5py.File(path, "r+") as file:
         for number, block in enumerate(_blocks(keys[3], cells, known)):
             if number:
                 anndata.io.sparse_dataset(file["X"]).append(block)

@@ -178,7 +178,9 @@ def main() -> None:
     parser.add_argument("--infer", action="store_true", help="also with the number of domains inferred")
     parser.add_argument("--name", default="domains", help="name of the results file")
     arguments = parser.parse_args()
-    rows = []
+    command = "python benchmarks/domains.py --methods " + " ".join(arguments.methods)
+    command += f" --seeds {arguments.seeds} --subsamples {arguments.subsamples}" + " --infer" * arguments.infer
+    rows: list[dict[str, Any]] = []
     for name in arguments.sets:
         data = domain_sets.load(name)
         for method in arguments.methods:
@@ -188,13 +190,10 @@ def main() -> None:
                 print(f"{name}, {method}: not run, {reason}", flush=True)
                 continue
             print(line(rows[-1]), flush=True)
-    rows += summary(rows)
-    command = "python benchmarks/domains.py --methods " + " ".join(arguments.methods)
-    command += f" --seeds {arguments.seeds} --subsamples {arguments.subsamples}" + " --infer" * arguments.infer
-    path = record.write(arguments.name, rows, command=command, targets=TARGETS)
-    for row in rows:
-        if "summary" in row:
-            print(line(row))
+        # After each set, so that a run that is stopped leaves what it found.
+        path = record.write(arguments.name, rows + summary(rows), command=command, targets=TARGETS)
+    for row in summary(rows):
+        print(line(row))
     print(path.name)
 
 

@@ -33,8 +33,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 #: Steps of a phase at the most, where the method takes many.
 STEPS = {"tangram": 300}
-#: Least mean correlation of a spot with the truth.
-FLOOR, FLOORS = 0.9, {"tangram": 0.8, "stdeconvolve": 0.8}
+#: Least correlation of all shares with the truth.
+FLOOR, FLOORS = 0.93, {"card": 0.85, "tangram": 0.8, "stdeconvolve": 0.8}
 #: How much of a proportion may hang on the order of the spots or on the tile; samplers draw by place.
 CLOSE, NOISY = 5e-3, {"spike_slab": 0.25}
 
@@ -145,7 +145,7 @@ def test_simulated_truth_is_recovered(case: Case) -> None:
         keep = np.arange(SPOTS) != EMPTY
         found = composition_scores(np.asarray(member.result.values)[keep], truth[keep])
         null = composition_scores(np.broadcast_to(truth[keep].mean(0), truth[keep].shape), truth[keep])
-        assert found.pearson > FLOORS.get(case.name, FLOOR)
+        assert found.pearson_all > FLOORS.get(case.name, FLOOR), found
         assert found.rmse < null.rmse
 
 
@@ -171,11 +171,10 @@ def test_a_list_equals_a_loop(case: Case) -> None:
         assert alone.steps == listed.steps
 
 
-def test_tiles_and_padding_change_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Smaller tiles in a larger table give the same composition."""
+def test_tiles_change_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smaller tiles, the last one not full, give the same composition."""
     first = case.once()[0].result
     monkeypatch.setattr(tilewise, "ROWS", 32)
-    monkeypatch.setattr(tilewise, "SMALLEST", 2048)
     other = case.run(case.members()[:1])[0].result
     assert gap(first.values, other.values) < case.close
 

@@ -262,3 +262,36 @@ def test_the_command_writes_one_file(files: Path, found: Any) -> None:
     few = anndata.read_h5ad(files / "few.h5ad")
     np.testing.assert_allclose(few.obsm["abundance"].sum(1), 8.0, rtol=1e-4)
     assert "proportions_q05" not in few.obsm
+
+
+def test_the_picture_has_a_panel_for_each_type_and_section(made: Any, found: Any) -> None:
+    """The named types, or the most frequent ones; grey where a spot has no counts; what is missing is named."""
+    adata = found.adata.copy()
+    adata.obs["part"] = np.where(np.arange(adata.n_obs) % 2, "a", "b")
+    adata.obsm["proportions"].iloc[0] = np.nan
+    figure = sj.pl.composition(adata, types=["T cells", "stroma"], slice_key="part", show="mean")
+    titles = [panel.get_title(loc="left") for panel in figure.axes[:4]]
+    assert titles == ["b T cells", "b stroma", "a T cells", "a stroma"]
+    assert len(sj.pl.composition(adata, show="presence").axes) == len(TYPES) + 1
+    for options, message in (
+        ({"types": ["none"]}, "Expected types among"),
+        ({"show": "median"}, "Expected show="),
+        ({"key": "other"}, r"obsm\['other'\]"),
+        ({"slice_key": "section"}, r"obs\['section'\]"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sj.pl.composition(adata, **options)
+
+
+def test_the_picture_of_the_calibration_shows_coverage_and_reliability(made: Any, found: Any) -> None:
+    """Two panels; the coverage of all bins together is that of the intervals."""
+    import pandas as pd
+
+    truth = pd.DataFrame(made[2], index=found.proportions.index, columns=found.proportions.columns)
+    figure = sj.pl.composition_calibration(found.adata, truth, bins=4)
+    drawn = figure.axes[0].lines[1].get_ydata()
+    there = made[2] > 0
+    inside = (found.q05.to_numpy() <= made[2]) & (made[2] <= found.q95.to_numpy())
+    assert abs(np.mean(drawn) - inside[there].mean()) < 0.02
+    with pytest.raises(InputError, match="types"):
+        sj.pl.composition_calibration(found.adata, truth.rename(columns={"stroma": "other"}))

@@ -29,8 +29,8 @@ def call(spots: Any, reference: Any, options: dict[str, Any]) -> pd.DataFrame:
 
 def _destvi(cells: Any, spots: Any) -> pd.DataFrame:
     CondSCVI.setup_anndata(cells, labels_key="cell_type")
-    # The default prior, said aloud: DestVI of scvi-tools 1.4 looks for it among what was given.
-    profiles = CondSCVI(cells, weight_obs=False, prior="normal")
+    # DestVI of scvi-tools 1.4 fails on profiles with the default prior: its Vamp prior comes as numpy arrays.
+    profiles = CondSCVI(cells, weight_obs=False, prior="mog")
     profiles.train(**_quiet())
     DestVI.setup_anndata(spots)
     model = DestVI.from_rna_model(spots, profiles)

@@ -143,14 +143,14 @@ def lognormal_abundance(
     sigma
         σ of the error, see ``poisson_lognormal``.
     start
-        (n, K) to begin with; the Poisson fit where left out.
+        (n, K) to begin with; least squares where left out.
     steps
         Number of steps at the most.
     tolerance
         Change of an abundance, relative to the sum of the spot, at which it has settled.
     """
     if start is None:
-        start = poisson_abundance(counts, Signatures(means, jnp.full(len(means), jnp.inf)), steps=1)[0]
+        start = poisson_abundance(counts, Signatures(means, jnp.full(len(means), jnp.inf)), steps=0)[0]
     filled = counts.sum(1) > 0
 
     def judged(abundance: Float[Array, "n k"]) -> tuple[Any, ...]:

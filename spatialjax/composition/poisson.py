@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from spatialjax.composition.signatures import Signatures
 
 #: Expected count below which a gene of a spot is taken for this much, so that its weight stays finite.
 LEAST_MEAN = 1e-6
+#: Share of the spots of a tile that may still move when the steps end.
+RESTLESS = 0.02
 #: Numbers in the table of products of signatures at the most; beyond it products are formed type by type.
 LARGEST_TABLE = 2**26
 
@@ -58,7 +60,7 @@ def normal_equations(
 
 
 def poisson_abundance(
-    counts: Float[Array, "n g"], signatures: Signatures, *, steps: int = 2
+    counts: Float[Array, "n g"], signatures: Signatures, *, steps: int = 8, tolerance: float = 0.02
 ) -> tuple[Float[Array, "n k"], NormalEquations, Float[Array, " n"]]:
     """Abundances that fit the counts best, and the normal equations there.
 
@@ -71,7 +73,10 @@ def poisson_abundance(
     signatures
         Expected counts of one cell of each type.
     steps
-        Number of Newton steps.
+        Number of Newton steps at the most; two are taken in any case, where it is not smaller.
+    tolerance
+        Change of an abundance, relative to the largest one of the spot, at which the spot has settled. The steps end
+        when all spots but one in fifty have.
 
     Returns
     -------
@@ -85,12 +90,22 @@ def poisson_abundance(
     weight = jnp.where(means.sum(0) > 0, weight, 0.0)
     scaled = means * weight
     abundance = nnls(scaled @ means.T, counts @ scaled.T)
-    before = abundance
-    for _ in range(steps):
-        before = abundance
-        equations = normal_equations(counts, _off_zero(abundance, counts, means), signatures)
-        abundance = nnls(equations.gram, equations.target, start=abundance)
-    moved = jnp.abs(abundance - before).max(1) / jnp.maximum(abundance.max(1), LEAST_MEAN)
+
+    def step(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        now, moved, count = state
+        equations = normal_equations(counts, _off_zero(now, counts, means), signatures)
+        found = nnls(equations.gram, equations.target, start=now)
+        # A spot that has settled stands still: it does not depend on its neighbours in the tile.
+        still = (moved < tolerance)[:, None]
+        change = jnp.abs(found - now).max(1) / jnp.maximum(found.max(1), LEAST_MEAN)
+        return jnp.where(still, now, found), jnp.where(still[:, 0], moved, change), count + 1
+
+    def going(state: tuple[Any, Any, Any]) -> Any:
+        restless = (state[1] >= tolerance).mean() > RESTLESS
+        return (state[2] < min(steps, 2)) | ((state[2] < steps) & restless)
+
+    first = (abundance, jnp.full(len(counts), jnp.inf, abundance.dtype), jnp.int32(0))
+    abundance, moved, _ = jax.lax.while_loop(going, step, first)
     return abundance, normal_equations(counts, _off_zero(abundance, counts, means), signatures), moved
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from spatialjax.checks import InputError, one_of
+from spatialjax.pl.compositions import composition, composition_calibration
 from spatialjax.pl.drawing import (
     INK,
     category_colors,
@@ -31,6 +32,19 @@ from spatialjax.pl.regions import of_sections
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.figure import Figure
+
+__all__ = [
+    "PAIR_COLORS",
+    "composition",
+    "composition_calibration",
+    "domains",
+    "gene",
+    "marker_gene",
+    "overlap",
+    "overlay",
+    "stack",
+    "uncertainty",
+]
 
 #: Colours of the two sections of an overlay, told apart by colour-blind readers too.
 PAIR_COLORS = ("#0072b2", "#e69f00")

@@ -27,6 +27,8 @@ _PHI = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 _FOLD, _DISPERSION, _FEW_GENES = 1.25, 0.99, 10
 #: Mean that counts and profiles are scaled to, and width of the kernel in extents of the section.
 _SCALE, _WIDTH = 0.1, 0.1
+#: Pairs of spots that the strength of the kernel is taken from.
+_PAIRS = 2**24
 #: First variance of the errors, and smallest divisor.
 _FIRST_VARIANCE, _TINY = 0.1, 1e-12
 #: The table of neighbours is as wide as a multiple of this.
@@ -70,11 +72,12 @@ def card(*, neighbours: int = 10, tolerance: float = 1e-5, max_steps: int = 1000
     Notes
     -----
     As published: model, updates, the kernel's width of a tenth of the extent, the grid of φ, the choice of genes. Other
-    than as coded there: the kernel is kept on the nearest neighbours alone and sparse, instead of between all pairs of
-    spots, which needs memory in the square of their number; V begins with equal shares instead of random ones; profiles
-    are means over the cells instead of over subjects; weights are divided by the depth of the types, so that they count
-    cells, where the code returns shares; a spot without counts leaves the likelihood. The gene counts are seen once,
-    tile by tile: the updates need their products with the profiles alone.
+    than as coded there: the kernel is sparse, kept on the nearest neighbours and multiplied by a constant so that its
+    row sums are on average those of the kernel between all pairs of spots, which needs memory in the square of their
+    number; the prior is as strong as published, and its reach shorter in large sections; V begins with equal shares
+    instead of random ones; profiles are means over the cells instead of over subjects; weights are divided by the depth
+    of the types, so that they count cells, where the code returns shares; a spot without counts leaves the likelihood.
+    The counts are seen once, tile by tile: the updates need their products with the profiles alone.
     """
 
     def prepare(spots: SpotTable, reference: Reference) -> Any:
@@ -223,8 +226,10 @@ def _neighbourhood(spots: SpotTable, neighbours: int) -> tuple[Neighbors, np.nda
     for each in np.unique(section):
         rows = np.flatnonzero(section == each)
         extent = float(np.ptp(xy[rows], axis=0).max(initial=0.0))
-        found = knn(xy[rows], neighbours, symmetric=True)
-        parts.append((rows, gaussian_weights(found, xy[rows], width=max(_WIDTH * extent, _TINY))))
+        spread = max(_WIDTH * extent, _TINY)
+        found = gaussian_weights(knn(xy[rows], neighbours, symmetric=True), xy[rows], width=spread)
+        scale = _full_degree(xy[rows], spread) / max(float(found.weight.sum(1).mean()), _TINY)
+        parts.append((rows, found.replace(weight=(scale * found.weight).astype(np.float32))))
     width = -(-max(table.index.shape[1] for _, table in parts) // _WIDTHS) * _WIDTHS
     places = capacity(n)
     index = np.repeat(np.arange(places, dtype=np.int32)[:, None], width, 1)
@@ -237,6 +242,13 @@ def _neighbourhood(spots: SpotTable, neighbours: int) -> tuple[Neighbors, np.nda
     degree = np.maximum(np.asarray(matrix.sum(1)).ravel(), 1e-3)
     determinants = [_log_determinant(sp.csc_matrix(sp.diags(degree) - phi * matrix)) for phi in _PHI]
     return table, np.asarray(determinants, np.float32)
+
+
+def _full_degree(xy: np.ndarray, spread: float) -> float:
+    """Mean over the spots of the sum of the kernel between one and all others, from spots evenly out of all of them."""
+    picked = np.unique(np.linspace(0, len(xy) - 1, min(len(xy), max(_PAIRS // len(xy), 16))).astype(int))
+    far = [np.square(xy[row] - xy).sum(1) for row in picked]
+    return float(np.mean([np.exp(-0.5 * each / spread**2).sum() - 1.0 for each in far]))
 
 
 def _log_determinant(matrix: sp.csc_matrix) -> float:
