@@ -24,6 +24,7 @@ from spatialjax.composition.rehearsal import calibration_spots, held_out
 from spatialjax.composition.rowwise import ROW_STEPS, composed, row_tables
 from spatialjax.composition.signatures import (
     Signatures,
+    differing_genes,
     gene_information,
     informative_genes,
     mean_signatures,
@@ -61,6 +62,7 @@ __all__ = [
     "composed",
     "corrected",
     "count_source",
+    "differing_genes",
     "drawn_cells",
     "empirical_prior",
     "fold_genes",

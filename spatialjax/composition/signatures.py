@@ -90,3 +90,28 @@ def informative_genes(signatures: Signatures, number: int) -> Int[np.ndarray, " 
     told = gene_information(signatures)
     order = np.lexsort((np.arange(len(told)), -told))[:number]
     return np.sort(order[told[order] > 0])
+
+
+def differing_genes(totals: Float[np.ndarray, "k g"], *, deviations: float = 5.0) -> Int[np.ndarray, " h"]:
+    """Genes whose counts differ between the types by more than chance, ascending.
+
+    The statistic ``2 Σ_k x log(x / e)``, with counts e in proportion to the depth of the types, is about χ² with K − 1
+    degrees of freedom where a gene is alike in all types. Of a shallow reference the other genes tell nothing but its
+    noise.
+
+    Parameters
+    ----------
+    totals
+        (K, g) counts of all cells of each type.
+    deviations
+        How many standard deviations above its mean by chance the statistic has to be.
+
+    References
+    ----------
+    Woolf (1957), Annals of Human Genetics 21 (the log likelihood ratio test of counts).
+    """
+    gene, depth = totals.sum(0), totals.sum(1)
+    expected = depth[:, None] * gene / max(float(depth.sum()), 1.0)
+    ratio = np.where(totals > 0, totals / np.where(expected > 0, expected, 1.0), 1.0)
+    freedom = len(totals) - 1
+    return np.flatnonzero(2.0 * (totals * np.log(ratio)).sum(0) > freedom + deviations * np.sqrt(2.0 * freedom))

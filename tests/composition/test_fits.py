@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from spatialjax.composition import (
     Signatures,
+    differing_genes,
     gene_information,
     informative_genes,
     mean_signatures,
@@ -115,6 +116,17 @@ def test_informative_genes_are_those_that_differ() -> None:
     signatures = Signatures(jnp.asarray(means), jnp.ones(3))
     assert informative_genes(signatures, 2).tolist() == [4, 7]
     assert (gene_information(signatures) >= -1e-12).all()
+
+
+def test_genes_that_differ_by_chance_are_left_out() -> None:
+    """Of 500 genes alike in four types hardly one is kept, of 50 that differ nearly all; depth makes no difference."""
+    rng = np.random.default_rng(5)
+    rate = np.full((4, 550), 3.0)
+    rate[rng.integers(0, 4, 50), np.arange(50)] = 30.0
+    totals = rng.poisson(rate * np.array([[0.5], [1.0], [2.0], [4.0]])).astype(float)
+    kept = differing_genes(totals)
+    assert (kept < 50).sum() >= 45
+    assert (kept >= 50).sum() <= 5
 
 
 def test_the_fit_is_differentiable_in_the_counts(mixture: tuple) -> None:

@@ -117,3 +117,23 @@ def test_fewer_genes_are_the_informative_ones(mixed: Any) -> None:
         assert found.result.sd is None
     assert errors[0] == errors[2]
     assert errors[1] < 1.5 * errors[0]
+
+
+def test_genes_alike_in_all_types_are_left_out_of_a_shallow_reference() -> None:
+    """Where the reference hardly shows a gene, what differs by chance alone would mislead."""
+    rng = np.random.default_rng(6)
+    base = rng.gamma(0.5, 0.12, 1500)
+    mean = np.tile(base, (4, 1))
+    mean[rng.integers(0, 4, 200), np.arange(200)] *= 8.0
+    types = np.repeat(np.arange(4), 30)
+    reference = Reference(sp.csr_matrix(rng.poisson(mean[types]).astype(np.float32)), types, list("abcd"))
+    number = rng.multinomial(rng.integers(5, 15, 120), rng.dirichlet(np.full(4, 0.5), 120))
+    spots = SpotTable(sp.csr_matrix(rng.poisson(number @ mean).astype(np.float32)))
+    truth = number / number.sum(1, keepdims=True)
+    errors = []
+    for genes in (None, 10**6):
+        made = METHODS["deconvolution"]["spike_slab"](uncertainty=False, genes=genes)
+        (found,) = run(made, jax.random.key(7), [(spots, reference)])
+        errors.append(composition_scores(found.result.values, truth).rmse)
+    print(f"RMSE {errors[0]:.3f}, with all genes {errors[1]:.3f}")
+    assert errors[0] < 0.9 * errors[1]

@@ -19,6 +19,7 @@ from spatialjax.composition import (
     capacity,
     corrected,
     count_source,
+    differing_genes,
     empirical_prior,
     in_cells,
     informative_genes,
@@ -27,6 +28,7 @@ from spatialjax.composition import (
     poisson_abundance,
     sampled,
     table_tiles,
+    type_sums,
     without_counts,
 )
 from spatialjax.methods.card import Card, Method
@@ -39,6 +41,8 @@ _PRIOR_SPOTS, _SAMPLED_ROWS = 4096, 1024
 _STEPS = 10**6
 #: Genes that are used, and the number of cells of the median type below which they are chosen.
 _GENES_OF_FEW, _FEW_CELLS = 2000, 20.0
+#: Median counts of a gene in all cells of a type below which genes alike in all types are left out.
+_SHALLOW = 5.0
 #: Stands for the interval of a type that no draw held.
 _NONE = -1.0
 #: Share of the largest abundance that the last Newton step may still move, in the median spot.
@@ -89,15 +93,17 @@ def spike_slab(
     level
         Share of the truth that an interval should hold.
     genes
-        Number of genes, the most informative ones; where left out all of them, or 2,000 where the median type has
-        fewer than 20 cells.
+        Number of genes, the most informative ones. Where left out all of them; or 2,000 where the median type has
+        fewer than 20 cells; or, where the reference shows the median gene of a type less than five times, those that
+        differ between the types by more than chance.
 
     Returns
     -------
     Method
         Data: a ``SpotTable`` and a ``Reference``. Result: ``Proportions``.
     """
-    points, draw = _points(), _sampler(power, interval_power, draws=draws, warmup=warmup, level=level)
+    points = _points(equations=uncertainty)
+    draw = _sampler(power, interval_power, draws=draws, warmup=warmup, level=level)
     sampling = Chain(draw, _told_apart, _gathered())
     if uncertainty:
         phases = Chain(Chain(points, _to_prior, _prior(power)), _to_sampler, sampling)
@@ -161,25 +167,32 @@ def count_model(data: Any) -> None:
 def _signatures(reference: Reference, genes: int | None) -> tuple[Signatures, Any]:
     """Signatures on the genes that are used, and which these are; None for all."""
     signatures = mean_signatures(reference.counts, reference.types, number=len(reference.names))
-    if genes is None and float(np.median(np.asarray(signatures.cells))) < _FEW_CELLS:
-        genes = _GENES_OF_FEW
-    if genes is None or genes >= signatures.means.shape[1]:
+    few = float(np.median(np.asarray(signatures.cells))) < _FEW_CELLS
+    if genes is None and not few:
+        totals = type_sums(reference.counts, reference.types, number=len(reference.names))
+        kept = differing_genes(totals)
+        if np.median(totals[:, totals.sum(0) > 0]) >= _SHALLOW or len(kept) <= len(totals):
+            return signatures, None
+        return Signatures(signatures.means[:, kept], signatures.cells), kept
+    genes = _GENES_OF_FEW if genes is None else genes
+    if genes >= signatures.means.shape[1]:
         return signatures, None
     kept = informative_genes(signatures, genes)
     return Signatures(signatures.means[:, kept], signatures.cells), kept
 
 
 @functools.cache
-def _points() -> Algorithm:
-    """Abundances of a tile and their normal equations."""
+def _points(*, equations: bool) -> Algorithm:
+    """Abundances of a tile, and their normal equations where these are asked for."""
 
     def point(key: Any, data: Any) -> Any:
         del key
         values = data["tile"].values
-        abundance, equations, moved = poisson_abundance(values["counts"], values["shared"])
+        abundance, known, moved = poisson_abundance(values["counts"], values["shared"])
+        if not equations:
+            return {"abundance": abundance, "moved": moved}
         first, second = jnp.triu_indices(abundance.shape[1])
-        gram = equations.gram[:, first, second]
-        return {"abundance": abundance, "gram": gram, "target": equations.target, "moved": moved}
+        return {"abundance": abundance, "gram": known.gram[:, first, second], "target": known.target, "moved": moved}
 
     return map_tiles(point, total=_number)
 
