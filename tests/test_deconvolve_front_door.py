@@ -191,7 +191,12 @@ def empty_spots(made: Any) -> tuple[Any, Any]:
         (lambda m: m[:2], {"n_cells": -3}, "at least 0 for n_cells"),
         (lambda m: m[:2], {"layer": "counts"}, "Expected layer 'counts'"),
         (lambda m: m[:2], {"slice_key": "section"}, "slice_key='section'"),
-        (lambda m: m[:2], {"batch_key": "donor"}, "batch_key='donor'"),
+        (lambda m: m[:2], {"batch_key": "donor"}, "batch_key='donor' for method 'spike_slab', which does not use"),
+        (
+            lambda m: m[:2],
+            {"batch_key": "donor", "method": "nnls", "method_options": {"weighted": True}},
+            "batch_key='donor' to be a column",
+        ),
         (lambda m: m[:2], {"method_options": {"tau": 1}}, "found 'tau'"),
         (lambda m: m[:2], {"resume": True}, "Give checkpoint="),
         (lambda m: (m[0], m[1][:0]), {}, "Expected rows in the reference"),

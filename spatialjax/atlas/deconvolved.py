@@ -93,7 +93,8 @@ def deconvolve(
     slice_key
         Column of ``obs`` that names the section of each spot.
     batch_key
-        Column of the reference's ``obs`` with the batch of each cell, for methods that use it.
+        Column of the reference's ``obs`` with the batch of each cell: for ``method="nnls"`` with the option
+        ``weighted=True``, which weighs genes by how they vary between batches. Others refuse it.
     n_cells
         Column of ``obs`` with the number of cells of each spot (nuclei that were counted), or one number for all.
         ``abundance`` then counts these cells, and intervals are as narrow as that knowledge makes them.
@@ -139,6 +140,11 @@ def deconvolve(
 
     name = method_name("deconvolution", method)
     chosen = made("deconvolution", name, method_options or {}, known={"uncertainty": uncertainty})
+    if batch_key is not None and not (name == "nnls" and (method_options or {}).get("weighted")):
+        raise InputError(
+            f"Expected no batch_key={batch_key!r} for method {name!r}, which does not use batches: leave it "
+            "out, or choose method 'nnls' with the option weighted=True."
+        )
     if resume and checkpoint is None:
         raise InputError("Expected a folder to go on from with resume, found none. Give checkpoint=.")
     with listening(progress) as listener:

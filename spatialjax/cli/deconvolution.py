@@ -31,9 +31,6 @@ def deconvolve(
     layer: Layer = None,
     reference_layer: Annotated[str | None, typer.Option(help="Layer of the reference with the raw counts.")] = None,
     slice_key: SliceKey = None,
-    batch_key: Annotated[
-        str | None, typer.Option(help="Column of the reference's obs with the batch of each cell.", metavar="KEY")
-    ] = None,
     n_cells: Annotated[
         str | None, typer.Option(help="Column of obs with the number of cells of each spot, or one number.")
     ] = None,
@@ -64,7 +61,7 @@ def deconvolve(
     with console.progress() as listener:
         found = tl.deconvolve(
             tables[0], tables[1], cell_type_key=cell_type_key, method=method, layer=layer,
-            reference_layer=reference_layer, slice_key=slice_key, batch_key=batch_key,
+            reference_layer=reference_layer, slice_key=slice_key,
             n_cells=column_or_number(n_cells, tables[0].obs.columns), uncertainty=not no_uncertainty,
             key_added=key_added, spatial_key=spatial_key, ignore_case=ignore_case, seed=seed, checkpoint=checkpoint,
             resume=resume, progress=listener,

@@ -233,7 +233,7 @@ def _batches(reference: Any, key: str | None) -> Int[np.ndarray, " m"] | None:
     found = np.full(reference.n_obs, -1, np.int32)
     if key not in reference.obs.columns:
         raise InputError(
-            f"Expected batch_key={key!r} (--batch-key) to be a column of the reference's obs, found the columns "
+            f"Expected batch_key={key!r} to be a column of the reference's obs, found the columns "
             f"{listed(reference.obs.columns, limit=20)}."
         )
     for number, part in enumerate(split_by(reference, key)):

@@ -17,6 +17,7 @@ from spatialjax.composition import (
     Stated,
     calibration_spots,
     capacity,
+    composed,
     corrected,
     count_source,
     differing_genes,
@@ -120,7 +121,7 @@ def spike_slab(
         point = jax.tree.map(lambda leaf: np.asarray(leaf)[:n], found["point"])
         settled = bool(np.median(point["moved"]) < _SETTLED)
         if not uncertainty:
-            return _proportions(point["abundance"], spots, settled=settled)
+            return composed(point["abundance"], spots, settled=settled)
         kept = _signatures(reference, genes)[1]
         drawn = jax.tree.map(lambda leaf: np.asarray(leaf)[:n], found["drawn"])
         key = jax.random.wrap_key_data(found["bits"])
@@ -288,12 +289,6 @@ def _unpacked(tables: Any) -> tuple[Any, NormalEquations]:
 def _stated(drawn: Any) -> Stated:
     low, high = (np.where(drawn[name] == _NONE, np.nan, drawn[name]) for name in ("low", "high"))
     return Stated(drawn["mean"], drawn["present"], low, high)
-
-
-def _proportions(abundance: Any, spots: SpotTable, *, settled: bool) -> Proportions:
-    total = abundance.sum(1, keepdims=True)
-    values = np.where(total > 0, abundance / np.where(total > 0, total, 1.0), np.nan).astype(np.float32)
-    return Proportions(values, in_cells(abundance, spots), np.bool_(settled))
 
 
 def _with_uncertainty(said: Stated, drawn: Any, spots: SpotTable, *, settled: bool, level: float) -> Proportions:
