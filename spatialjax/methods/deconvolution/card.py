@@ -39,7 +39,7 @@ _TILES = 10**6
 
 @functools.cache
 def card(*, neighbours: int = 10, tolerance: float = 1e-5, max_steps: int = 1000) -> Method:
-    r"""Conditional autoregressive deconvolution :cite:p:`ma2022card`.
+    r"""Conditional autoregressive deconvolution.
 
     Shares of counts Y are VB with the profiles B of the types and errors of variance σ². The weights of one type over
     the tissue are ``V_k ~ N(b_k 1, λ_k (D − φA)⁻¹)``, A a Gaussian kernel between spots and D its row sums. V goes by
@@ -78,6 +78,10 @@ def card(*, neighbours: int = 10, tolerance: float = 1e-5, max_steps: int = 1000
     instead of random ones; profiles are means over the cells instead of over subjects; weights are divided by the depth
     of the types, so that they count cells, where the code returns shares; a spot without counts leaves the likelihood.
     The counts are seen once, tile by tile: the updates need their products with the profiles alone.
+
+    References
+    ----------
+    Ma & Zhou (2022), Nature Biotechnology 40, 1349–1359.
     """
 
     def prepare(spots: SpotTable, reference: Reference) -> Any:

@@ -31,7 +31,7 @@ _SETTLED = 0.05
 
 @functools.cache
 def nnls(*, weighted: bool = False, genes: int | None = None, rounds: int = 8) -> Method:
-    """Least squares with weights of at least 0 on the mean counts of the types :cite:p:`lawson1995solving`.
+    """Least squares with weights of at least 0 on the mean counts of the types.
 
     Each spot is ``argmin ‖y − wB‖²`` over w ≥ 0, with the mean raw counts B of one cell of each type: no
     normalisation, so that deep genes decide. With ``weighted`` a gene of a spot counts by the inverse of
@@ -52,6 +52,11 @@ def nnls(*, weighted: bool = False, genes: int | None = None, rounds: int = 8) -
     -------
     Method
         Data: a ``SpotTable`` and a ``Reference``. Result: ``Proportions``, in cells since B holds counts of cells.
+
+    References
+    ----------
+    Lawson & Hanson (1995), Solving least squares problems, SIAM; Wang et al. (2019), Nature Communications 10, 380
+    (MuSiC, the idea of the weights).
     """
 
     def prepare(spots: SpotTable, reference: Reference) -> Any:

@@ -48,7 +48,7 @@ _SETTLED = 0.95
 def rctd(
     *, platform: bool = True, fold: float = 0.75, fold_pooled: float = 0.5, steps: int = 50, tolerance: float = 1e-3
 ) -> Method:
-    r"""Robust decomposition of cell type mixtures, full mode :cite:p:`cable2022rctd`.
+    r"""Robust decomposition of cell type mixtures, full mode.
 
     Counts of gene g in spot i are ``Poisson(N_i exp(log Σ_k w_ik μ_kg + γ_g + ε_ig))`` with the mean profiles μ of the
     types, the total N of the spot, a platform effect γ of the gene and errors ε ~ N(0, σ²).
@@ -85,6 +85,10 @@ def rctd(
     cells; spots with few counts are kept; σ is chosen on up to 256 spots evenly spaced in
     their order, where the code draws 100; weights are divided by the depth of the types, so that they count cells,
     where the code returns shares of RNA. Doublet mode is not offered.
+
+    References
+    ----------
+    Cable et al. (2022), Nature Biotechnology 40, 517–526.
     """
 
     def prepare(spots: SpotTable, reference: Reference) -> Any:

@@ -48,7 +48,7 @@ def tangram(
     learning_rate: float = 0.1,
     cells: float | None = None,
 ) -> Method:
-    """Map cells onto spots by the cosine of predicted and measured genes :cite:p:`biancalani2021tangram`.
+    """Map cells onto spots by the cosine of predicted and measured genes.
 
     A cell c is at spot s with probability ``T_cs``, a softmax over the spots. With counts X of the cells, ``Ŷ = TᵀX``
     is what the spots should show; the loss is
@@ -93,6 +93,10 @@ def tangram(
     draws, so that the order of cells and spots carries no meaning; types are as frequent as the pooled counts say (see
     ``frequencies``); marker genes are chosen by what their share tells of a type. Spots are seen all at once, dense on
     the chosen genes.
+
+    References
+    ----------
+    Biancalani et al. (2021), Nature Methods 18, 1352–1362.
     """
     if mode not in ("clusters", "cells", "constrained"):
         raise ValueError(f"Expected mode to be 'clusters', 'cells' or 'constrained', found {mode!r}.")
