@@ -359,7 +359,7 @@ def save(row: dict[str, Any]) -> None:
     table = {(one["set"], one["method"]): one for one in [*before, row]}
     order = [(name, method) for name in [*sets.SETS, *sets.SPEED, "million"] for method in [*entries(), *NULLS]]
     rows = [table[key] for key in order if key in table]
-    record.write(NAME, rows, command="python benchmarks/deconvolution.py --seeds 3", targets=TARGETS)
+    record.write(NAME, rows, command="python benchmarks/deconvolution.py --environments FOLDER (each row says its number of seeds)", targets=TARGETS)
 
 
 def main() -> None:
