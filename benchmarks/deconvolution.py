@@ -72,6 +72,8 @@ PEERS: dict[str, Entry] = {
 }
 NULLS = ("null: equal shares", "null: reference", "oracle: mean of the truth")
 OURS = "spike_slab"
+#: What wrote the results.
+COMMAND = "python benchmarks/deconvolution.py --environments FOLDER (each row says its number of seeds)"
 #: What is told of the first seed alone.
 TIMES = ("seconds", "second call", "wall seconds", "load", "peak GB")
 #: Packages whose versions stand in the rows of ours.
@@ -359,7 +361,12 @@ def save(row: dict[str, Any]) -> None:
     table = {(one["set"], one["method"]): one for one in [*before, row]}
     order = [(name, method) for name in [*sets.SETS, *sets.SPEED, "million"] for method in [*entries(), *NULLS]]
     rows = [table[key] for key in order if key in table]
-    record.write(NAME, rows, command="python benchmarks/deconvolution.py --environments FOLDER (each row says its number of seeds)", targets=TARGETS)
+    record.write(
+        NAME,
+        rows,
+        command=COMMAND,
+        targets=TARGETS,
+    )
 
 
 def main() -> None:
