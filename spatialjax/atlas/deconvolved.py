@@ -91,7 +91,8 @@ def deconvolve(
     layer, reference_layer
         Layers with the raw counts; ``X`` where left out.
     slice_key
-        Column of ``obs`` that names the section of each spot.
+        Column of ``obs`` that names the section of each spot. Methods with neighbours (``"card"``) join no spots of
+        different sections; the default has none and treats the spots of all sections alike.
     batch_key
         Column of the reference's ``obs`` with the batch of each cell: for ``method="nnls"`` with the option
         ``weighted=True``, which weighs genes by how they vary between batches. Others refuse it.

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int
 
 from spatialjax.composition.signatures import PSEUDO_CELLS, type_sums
-from spatialjax.tables import Reference
+from spatialjax.tables import Reference, SpotTable
 
 #: Share that stands for none in a logarithm.
 _NO_SHARE = 1e-9
@@ -109,13 +109,13 @@ def top_genes(profiles: Profiles, number: int) -> Int[np.ndarray, " h"]:
     return np.unique(order[useful])
 
 
-def pooled_counts(spots: object, *, rows: int = 4096) -> Float[np.ndarray, " g"]:
+def pooled_counts(spots: SpotTable, *, rows: int = 4096) -> Float[np.ndarray, " g"]:
     """(g,) counts of all spots together, read in stretches of rows.
 
     Parameters
     ----------
     spots
-        A ``SpotTable``.
+        The spots.
     rows
         Rows that are read at once.
     """

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from spatialjax.algorithm import HostSource
+from spatialjax.composition.profiles import pooled_counts
 from spatialjax.composition.pseudospots import scaled_counts, summed_cells
 from spatialjax.composition.signatures import Signatures, mean_signatures
 from spatialjax.composition.tilewise import places, tile_rows
@@ -20,8 +21,6 @@ from spatialjax.tiles import Tile
 _PRIOR_COUNTS = 4.0
 #: Factor of the number of cells, drawn evenly on the scale of logarithms, where the number is not known.
 _LEAST_CELLS, _MOST_CELLS = 0.7, 2.5
-#: Spots of a pass over the counts.
-_ROWS = 4096
 
 
 def calibration_spots(
@@ -116,9 +115,7 @@ def _cell_numbers(
 
 
 def _gene_ratio(spots: SpotTable, expected: Float[np.ndarray, " g"], genes: Any) -> Float[np.ndarray, " g"]:
-    total = np.zeros(spots.shape[1])
-    for start in range(0, spots.shape[0], _ROWS):
-        total += np.asarray(spots.rows(start, start + _ROWS).sum(0)).ravel()
+    total = pooled_counts(spots)
     total = total if genes is None else total[genes]
     return (_PRIOR_COUNTS + total) / (_PRIOR_COUNTS + expected)
 

@@ -12,6 +12,7 @@ import numpy as np
 from spatialjax.algorithm import Algorithm, Chain, Fit, fit, map_tiles, solve, tile_source
 from spatialjax.composition import (
     LEAST_MEAN,
+    ROW_STEPS,
     NormalEquations,
     Signatures,
     Stated,
@@ -27,6 +28,7 @@ from spatialjax.composition import (
     learnt_correction,
     mean_signatures,
     poisson_abundance,
+    row_tables,
     sampled,
     table_tiles,
     type_sums,
@@ -103,13 +105,13 @@ def spike_slab(
     Method
         Data: a ``SpotTable`` and a ``Reference``. Result: ``Proportions``.
     """
-    points = _points(equations=uncertainty)
+    points = _points()
     draw = _sampler(power, interval_power, draws=draws, warmup=warmup, level=level)
     sampling = Chain(draw, _told_apart, _gathered())
     if uncertainty:
         phases = Chain(Chain(points, _to_prior, _prior(power)), _to_sampler, sampling)
     else:
-        phases = Chain(points, _told_apart, _gathered())
+        phases = row_tables(_point(equations=False))
 
     def prepare(spots: SpotTable, reference: Reference) -> Any:
         signatures, kept = _signatures(reference, genes)
@@ -118,7 +120,7 @@ def spike_slab(
 
     def finish(found: Any, spots: SpotTable, reference: Reference) -> Proportions:
         n = spots.shape[0]
-        point = jax.tree.map(lambda leaf: np.asarray(leaf)[:n], found["point"])
+        point = jax.tree.map(lambda leaf: np.asarray(leaf)[:n], found["point"] if uncertainty else found)
         settled = bool(np.median(point["moved"]) < _SETTLED)
         if not uncertainty:
             return composed(point["abundance"], spots, settled=settled)
@@ -136,7 +138,7 @@ def spike_slab(
         correction = learnt_correction(_stated(rehearsed), truth, level=level)
         return _with_uncertainty(corrected(_stated(drawn), correction), drawn, spots, settled=settled, level=level)
 
-    steps = (_STEPS, 1, _STEPS, 1) if uncertainty else (_STEPS, 1)
+    steps = (_STEPS, 1, _STEPS, 1) if uncertainty else ROW_STEPS
     return Method(prepare, phases, finish, max_steps=steps)
 
 
@@ -183,7 +185,12 @@ def _signatures(reference: Reference, genes: int | None) -> tuple[Signatures, An
 
 
 @functools.cache
-def _points(*, equations: bool) -> Algorithm:
+def _points() -> Algorithm:
+    return map_tiles(_point(equations=True), total=_number)
+
+
+@functools.cache
+def _point(*, equations: bool) -> Any:
     """Abundances of a tile, and their normal equations where these are asked for."""
 
     def point(key: Any, data: Any) -> Any:
@@ -195,7 +202,7 @@ def _points(*, equations: bool) -> Algorithm:
         first, second = jnp.triu_indices(abundance.shape[1])
         return {"abundance": abundance, "gram": known.gram[:, first, second], "target": known.target, "moved": moved}
 
-    return map_tiles(point, total=_number)
+    return point
 
 
 def _number(data: Any) -> Any:
@@ -272,8 +279,6 @@ def _sampling(tables: Any, known: Any, number: Any) -> Any:
 
 def _told_apart(fit: Fit, data: Any) -> tuple[Any, Any]:
     """All tables, without those that only the next phase needed."""
-    if "known" not in data:
-        return {"point": {name: fit.state.tables[name] for name in ("abundance", "moved")}}, None
     return {"point": data["point"], "drawn": fit.state.tables, **data["known"]}, None
 
 
