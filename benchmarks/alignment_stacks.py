@@ -144,9 +144,8 @@ def main() -> None:
     rows = []
     for name in STACKS:
         rows.append(stack(name, splits=splits))
-        print(rows[-1])
-    path = record.write("alignment_stacks", rows, command="python benchmarks/alignment_stacks.py", targets=TARGETS)
-    print(path.name)
+        print(rows[-1], flush=True)
+        record.write("alignment_stacks", rows, command="python benchmarks/alignment_stacks.py", targets=TARGETS)
 
 
 if __name__ == "__main__":

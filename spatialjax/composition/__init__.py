@@ -3,6 +3,7 @@
 from spatialjax.composition.calibration import Correction, Stated, corrected, learnt_correction
 from spatialjax.composition.lognormal import Likelihood, lognormal_abundance, poisson_lognormal, pooled_composition
 from spatialjax.composition.nnls import nnls
+from spatialjax.composition.overdispersion import MOST_TILES, gene_overdispersion
 from spatialjax.composition.poisson import (
     LEAST_MEAN,
     NormalEquations,
@@ -43,6 +44,7 @@ from spatialjax.composition.weighted import Spread, cell_spread, weighted_nnls
 
 __all__ = [
     "LEAST_MEAN",
+    "MOST_TILES",
     "PATTERNS",
     "ROW_STEPS",
     "Correction",
@@ -67,6 +69,7 @@ __all__ = [
     "empirical_prior",
     "fold_genes",
     "gene_information",
+    "gene_overdispersion",
     "held_out",
     "in_cells",
     "informative_genes",

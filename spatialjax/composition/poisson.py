@@ -35,12 +35,16 @@ class NormalEquations(NamedTuple):
 
 
 def normal_equations(
-    counts: Float[Array, "n g"], abundance: Float[Array, "n k"], signatures: Signatures
+    counts: Float[Array, "n g"],
+    abundance: Float[Array, "n k"],
+    signatures: Signatures,
+    *,
+    overdispersion: Float[Array, " g"] | None = None,
 ) -> NormalEquations:
     """Information that the counts hold about abundances, at given abundances.
 
-    The variance of a count is ``V = μ + Σ_k w_k² b_k / M_k`` with μ = wB: Poisson noise, and what is unknown of a
-    signature that rests on M_k cells.
+    The variance of a count is ``V = μ + Σ_k w_k² b_k / M_k + φ_g μ²`` with μ = wB: Poisson noise, what is unknown of a
+    signature that rests on M_k cells, and what else the gene scatters.
 
     Parameters
     ----------
@@ -50,21 +54,32 @@ def normal_equations(
         (n, K) at which the variance is taken.
     signatures
         Expected counts of one cell of each type.
+    overdispersion
+        (g,) φ; none where left out.
     """
     means = signatures.means
     spread = means / signatures.cells[:, None]
-    variance = jnp.maximum(abundance @ means + abundance**2 @ spread, LEAST_MEAN)
+    expected = abundance @ means
+    variance = expected + abundance**2 @ spread
+    variance = variance if overdispersion is None else variance + overdispersion * expected**2
+    variance = jnp.maximum(variance, LEAST_MEAN)
     # A gene that no type shows has no expected count: it says nothing.
     precision = jnp.where(means.sum(0) > 0, 1.0 / variance, 0.0)
     return NormalEquations(weighted_gram(precision, means), (counts * precision) @ means.T)
 
 
 def poisson_abundance(
-    counts: Float[Array, "n g"], signatures: Signatures, *, steps: int = 8, tolerance: float = 0.02
+    counts: Float[Array, "n g"],
+    signatures: Signatures,
+    *,
+    start: Float[Array, "n k"] | None = None,
+    overdispersion: Float[Array, " g"] | None = None,
+    steps: int = 8,
+    tolerance: float = 0.02,
 ) -> tuple[Float[Array, "n k"], NormalEquations, Float[Array, " n"]]:
     """Abundances that fit the counts best, and the normal equations there.
 
-    From unweighted least squares by Fisher-scoring steps, each a small non-negative quadratic programme a spot.
+    By Fisher-scoring steps, each a small non-negative quadratic programme a spot.
 
     Parameters
     ----------
@@ -72,6 +87,10 @@ def poisson_abundance(
         (n, g) raw counts; a row without counts gets abundances of 0.
     signatures
         Expected counts of one cell of each type.
+    start
+        (n, K) abundances to begin with; those of unweighted least squares where left out.
+    overdispersion
+        (g,) φ of the variance of a gene, see ``normal_equations``; none where left out.
     steps
         Number of Newton steps at the most; two are taken in any case, where it is not smaller.
     tolerance
@@ -85,15 +104,14 @@ def poisson_abundance(
         that it moved most, relative to the largest one.
     """
     means = signatures.means
-    # Columns of one length, or a deep gene decides the start alone.
-    weight = 1.0 / jnp.maximum(means.mean(0), LEAST_MEAN)
-    weight = jnp.where(means.sum(0) > 0, weight, 0.0)
-    scaled = means * weight
-    abundance = nnls(scaled @ means.T, counts @ scaled.T)
+    abundance = _least_squares(counts, means) if start is None else start
+
+    def equations_at(now: Any) -> NormalEquations:
+        return normal_equations(counts, _off_zero(now, counts, means), signatures, overdispersion=overdispersion)
 
     def step(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
         now, moved, count = state
-        equations = normal_equations(counts, _off_zero(now, counts, means), signatures)
+        equations = equations_at(now)
         found = nnls(equations.gram, equations.target, start=now)
         # A spot that has settled stands still: it does not depend on its neighbours in the tile.
         still = (moved < tolerance)[:, None]
@@ -106,7 +124,14 @@ def poisson_abundance(
 
     first = (abundance, jnp.full(len(counts), jnp.inf, abundance.dtype), jnp.int32(0))
     abundance, moved, _ = jax.lax.while_loop(going, step, first)
-    return abundance, normal_equations(counts, _off_zero(abundance, counts, means), signatures), moved
+    return abundance, equations_at(abundance), moved
+
+
+def _least_squares(counts: Float[Array, "n g"], means: Float[Array, "k g"]) -> Float[Array, "n k"]:
+    """Columns of one length, or a deep gene decides alone."""
+    weight = 1.0 / jnp.maximum(means.mean(0), LEAST_MEAN)
+    scaled = means * jnp.where(means.sum(0) > 0, weight, 0.0)
+    return nnls(scaled @ means.T, counts @ scaled.T)
 
 
 def _off_zero(

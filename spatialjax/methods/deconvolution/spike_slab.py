@@ -12,6 +12,7 @@ import numpy as np
 from spatialjax.algorithm import Algorithm, Chain, Fit, fit, map_tiles, solve, tile_source
 from spatialjax.composition import (
     LEAST_MEAN,
+    MOST_TILES,
     ROW_STEPS,
     NormalEquations,
     Signatures,
@@ -23,6 +24,7 @@ from spatialjax.composition import (
     count_source,
     differing_genes,
     empirical_prior,
+    gene_overdispersion,
     in_cells,
     informative_genes,
     learnt_correction,
@@ -42,8 +44,11 @@ from spatialjax.tables import Reference, SpotTable
 _PRIOR_SPOTS, _SAMPLED_ROWS = 4096, 1024
 #: Steps of a phase at the most: it ends after its last tile.
 _STEPS = 10**6
+_SAMPLED_STEPS = (_STEPS, _STEPS, 1, _STEPS, 1)
 #: Genes that are used, and the number of cells of the median type below which they are chosen.
 _GENES_OF_FEW, _FEW_CELLS = 2000, 20.0
+#: Fisher-scoring steps with overdispersed genes, from where the first fit ended.
+_SCATTERED_STEPS = 3
 #: Median counts of a gene in all cells of a type below which genes alike in all types are left out.
 _SHALLOW = 5.0
 #: Stands for the interval of a type that no draw held.
@@ -68,11 +73,13 @@ def spike_slab(
     """Poisson mixture of signatures with types present or absent; sampled, then calibrated on pseudo-spots.
 
     A spot's counts are Poisson with mean wB, B the mean counts of one cell of each type and w ≥ 0 numbers of cells.
-    Two Fisher-scoring steps from least squares find w; the quadratic approximation there, with the variance
-    ``μ + Σ w² b / M`` that also knows how few cells M a signature rests on, is all that is kept of the genes. A type is
-    present with probability π_k and then has Exponential(m_k) cells, π and m learnt over the spots; a Gibbs sampler
-    draws from the posterior whose likelihood is raised to the power τ, since cells of one type differ by more than
-    Poisson noise. Its mean is the estimate.
+    Fisher-scoring steps from least squares find w; the quadratic approximation there, with the variance
+    ``μ + Σ w² b / M`` that also knows how few cells M a signature rests on, is all that is kept of the genes. A second
+    approximation adds ``φ_g μ²`` for what gene g scatters around the first fit. A type is present with probability π_k
+    and then has Exponential(m_k) cells, π and m learnt over the spots; a Gibbs sampler draws from the posterior whose
+    likelihood is raised to a power τ, since cells of one type differ by more than Poisson noise, and not gene by gene.
+    Nobody knows how much of that misfit is which, so four answers have one voice each: both fits, the posterior mean
+    of the first at the lower power and that of the second at the higher one. Their mean is the estimate.
 
     No such model knows how much cells really differ. So intervals and the probability of presence are calibrated on
     pseudo-spots: cells of the reference, which the signatures that judge them have not seen, summed in compositions
@@ -84,9 +91,10 @@ def spike_slab(
     uncertainty
         Whether to sample and calibrate; without, the result holds the fitted abundances alone.
     power
-        τ of the estimate.
+        τ of the draws with overdispersed genes, which also say what is present, and of learning π and m.
     interval_power
-        τ of the intervals before their calibration.
+        τ of the draws with Poisson noise alone; they also give the intervals before their calibration, and the
+        compositions of the pseudo-spots.
     draws, warmup
         Sweeps of the sampler that are kept, and left out before.
     pseudo_spots
@@ -106,10 +114,11 @@ def spike_slab(
         Data: a ``SpotTable`` and a ``Reference``. Result: ``Proportions``.
     """
     points = _points()
-    draw = _sampler(power, interval_power, draws=draws, warmup=warmup, level=level)
-    sampling = Chain(draw, _told_apart, _gathered())
+    powers = (interval_power, power)
+    sampling = Chain(_sampler(powers, draws=draws, warmup=warmup, level=level), _told_apart, _gathered())
+    scattered = _scattered()
     if uncertainty:
-        phases = Chain(Chain(points, _to_prior, _prior(power)), _to_sampler, sampling)
+        phases = Chain(Chain(points, _to_scatter, scattered), _to_prior, Chain(_prior(power), _to_sampler, sampling))
     else:
         phases = row_tables(_point(equations=False))
 
@@ -131,14 +140,15 @@ def spike_slab(
             key, spots, reference if kept is None else reference.genes(kept), drawn=drawn["last"],
             fitted=point["abundance"], genes=kept, number=pseudo_spots, folds=folds,
         )  # fmt: skip
-        known = {"prior": found["prior"], "bits": found["bits"]}
+        known = {name: found[name] for name in ("prior", "bits", "overdispersion")}
         data = {"tile": source, "number": np.int32(number), "known": known}
-        judged = fit(Chain(points, _to_sampler_again, sampling), key, data, max_steps=(_STEPS, _STEPS, 1)).result
+        again = Chain(Chain(points, _to_scatter_again, scattered), _to_sampler_again, sampling)
+        judged = fit(again, key, data, max_steps=(_STEPS, _STEPS, _STEPS, 1)).result
         rehearsed = jax.tree.map(lambda leaf: np.asarray(leaf)[:number], judged["drawn"])
         correction = learnt_correction(_stated(rehearsed), truth, level=level)
         return _with_uncertainty(corrected(_stated(drawn), correction), drawn, spots, settled=settled, level=level)
 
-    steps = (_STEPS, 1, _STEPS, 1) if uncertainty else ROW_STEPS
+    steps = _SAMPLED_STEPS if uncertainty else ROW_STEPS
     return Method(prepare, phases, finish, max_steps=steps)
 
 
@@ -199,10 +209,29 @@ def _point(*, equations: bool) -> Any:
         abundance, known, moved = poisson_abundance(values["counts"], values["shared"])
         if not equations:
             return {"abundance": abundance, "moved": moved}
-        first, second = jnp.triu_indices(abundance.shape[1])
-        return {"abundance": abundance, "gram": known.gram[:, first, second], "target": known.target, "moved": moved}
+        return {"abundance": abundance, "moved": moved, **_halved(known)}
 
     return point
+
+
+@functools.cache
+def _scattered() -> Algorithm:
+    """The same with overdispersed genes, from the abundances of the first fit on."""
+
+    def point(key: Any, data: Any) -> Any:
+        del key
+        tile, known = data["tile"], data["known"]
+        start = jnp.take(data["first"]["abundance"], tile.rows, axis=0, mode="clip")
+        values = {"start": start, "overdispersion": known["overdispersion"], "steps": _SCATTERED_STEPS}
+        abundance, found, _ = poisson_abundance(tile.values["counts"], tile.values["shared"], **values)
+        return {"abundance": abundance, **_halved(found)}
+
+    return map_tiles(point, total=_number)
+
+
+def _halved(known: NormalEquations) -> dict[str, Any]:
+    first, second = jnp.triu_indices(known.target.shape[1])
+    return {"gram": known.gram[:, first, second], "target": known.target}
 
 
 def _number(data: Any) -> Any:
@@ -211,31 +240,42 @@ def _number(data: Any) -> Any:
 
 @functools.cache
 def _prior(power: float) -> Algorithm:
-    """Presence and size of the types over the spots."""
+    """Presence and size of the types over the spots, for each of the two likelihoods."""
 
     def learn(key: Any, data: Any) -> Any:
-        start, equations = _unpacked(data["spots"])
-        prior = empirical_prior(key, start, equations, used=data["used"], power=power)
+        def one(each: tuple[Any, Any]) -> Any:
+            key, tables = each
+            return empirical_prior(key, *_unpacked(tables), used=data["used"], power=power)
+
+        prior = jax.lax.map(one, (jax.random.split(key), _each(data["spots"])))
         return {"prior": prior, "bits": jax.random.key_data(jax.random.fold_in(key, 1))}
 
     return solve(learn)
 
 
 @functools.cache
-def _sampler(power: float, interval_power: float, *, draws: int, warmup: int, level: float) -> Algorithm:
-    """What the posterior says of the spots of a tile."""
+def _sampler(powers: tuple[float, float], *, draws: int, warmup: int, level: float) -> Algorithm:
+    """What the two posteriors say of the spots of a tile."""
 
     def draw(key: Any, data: Any) -> Any:
-        start, equations = _unpacked(data["tile"].values)
-        options = {"prior": data["known"]["prior"], "warmup": warmup, "draws": draws, "level": level}
+        tables = _each(data["tile"].values)
 
-        def at(keyed: tuple[Any, Any]) -> Any:
-            return sampled(keyed[0], start, equations, power=keyed[1], **options)
+        def at(each: tuple[Any, Any, Any, Any]) -> Any:
+            key, own, prior, power = each
+            return sampled(key, *_unpacked(own), prior=prior, power=power, warmup=warmup, draws=draws, level=level)
 
         # One after the other through one compiled sampler.
-        both = jax.lax.map(at, (jax.random.split(key), jnp.array([power, interval_power])))
-        sharp, wide = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in range(2))
-        said = {name: getattr(sharp, name) for name in ("mean", "abundance", "present", "last")}
+        both = jax.lax.map(at, (jax.random.split(key), tables, data["known"]["prior"], jnp.array(powers)))
+        wide, sharp = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in range(2))
+        fits = tables["abundance"]
+        total = fits.sum(-1, keepdims=True)
+        shares = jnp.where(total > 0, fits / jnp.where(total > 0, total, 1.0), both.mean)
+        said = {
+            "mean": 0.5 * (shares + both.mean).mean(0),
+            "abundance": 0.5 * (fits + both.abundance).mean(0),
+            "present": sharp.present,
+            "last": wide.last,
+        }
         # A table with NaN would count as a failed run.
         ends = {"low": wide.low_present, "high": wide.high_present}
         return {**said, **{name: jnp.where(jnp.isnan(value), _NONE, value) for name, value in ends.items()}}
@@ -252,29 +292,57 @@ def _gathered() -> Algorithm:
     return solve(as_they_are)
 
 
+def _to_scatter(fit: Fit, data: Any) -> tuple[Any, Any]:
+    """What the genes scatter around the first fit, in tiles evenly out of all of them."""
+    source, first = data["tile"], fit.state.tables
+    abundance = np.asarray(first["abundance"])
+    picked = np.unique(np.linspace(0, source.sweep - 1, min(source.sweep, MOST_TILES)).astype(int))
+    tiles = (source.at(int(t)) for t in picked)
+    parts = ((tile.values["counts"][tile.core], abundance[tile.rows[tile.core]]) for tile in tiles)
+    means = np.asarray(source.at(0).values["shared"].means)
+    known = {"overdispersion": gene_overdispersion(parts, means)}
+    return {"tile": source, "number": data["number"], "first": first, "known": known}, None
+
+
+def _to_scatter_again(fit: Fit, data: Any) -> tuple[Any, Any]:
+    return {**data, "first": fit.state.tables}, None
+
+
 def _to_prior(fit: Fit, data: Any) -> tuple[Any, Any]:
     """Spots evenly out of all of them, in places that sections share."""
-    tables, n = fit.state.tables, int(data["number"])
+    tables, n = _both(data["first"], fit.state.tables), int(data["number"])
     size = min(capacity(n), _PRIOR_SPOTS)
     rows = np.unique(np.linspace(0, n - 1, min(n, size)).astype(int))
     rows = np.concatenate([rows, np.zeros(size - len(rows), int)])
     used = np.arange(size) < min(n, size)
     spots = jax.tree.map(lambda leaf: leaf[rows], tables)
-    return {"spots": spots, "used": used, "point": tables, "number": data["number"]}, None
+    data = {name: data[name] for name in ("known", "number", "first")}
+    return {"spots": spots, "used": used, "tables": tables, **data}, None
 
 
 def _to_sampler(fit: Fit, data: Any) -> tuple[Any, Any]:
-    return _sampling(data["point"], fit.result, data["number"]), None
+    known = {**data["known"], **fit.result}
+    return _sampling({**data, "known": known}), None
 
 
 def _to_sampler_again(fit: Fit, data: Any) -> tuple[Any, Any]:
-    return _sampling(fit.state.tables, data["known"], data["number"]), None
+    return _sampling({**data, "tables": _both(data["first"], fit.state.tables)}), None
 
 
-def _sampling(tables: Any, known: Any, number: Any) -> Any:
-    tiles = table_tiles(tables, number=int(number), rows=_SAMPLED_ROWS)
-    point = {name: tables[name] for name in ("abundance", "moved")}
-    return {"tile": tile_source(tiles), "known": known, "number": number, "point": point}
+def _both(first: Any, second: Any) -> Any:
+    """(n, 2, …) tables of the two likelihoods."""
+    return {name: jnp.stack([first[name], second[name]], axis=1) for name in second}
+
+
+def _each(tables: Any) -> Any:
+    """The same with the likelihoods first."""
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), tables)
+
+
+def _sampling(data: Any) -> Any:
+    tiles = table_tiles(data["tables"], number=int(data["number"]), rows=_SAMPLED_ROWS)
+    point = {name: data["first"][name] for name in ("abundance", "moved")}
+    return {"tile": tile_source(tiles), "known": data["known"], "number": data["number"], "point": point}
 
 
 def _told_apart(fit: Fit, data: Any) -> tuple[Any, Any]:
@@ -325,7 +393,7 @@ CARD = Card(
     citation=None,
     expects="counts",
     returns="Proportions",
-    default_steps=(_STEPS, 1, _STEPS, 1),
+    default_steps=_SAMPLED_STEPS,
     fidelity="ours",
     evidence="benchmarks/deconvolution.py: spots of known composition, beside peers; coverage of the intervals",
     licence="BSD-3-Clause (this package)",
