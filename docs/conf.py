@@ -21,6 +21,7 @@ extensions = [
     "numpydoc",
     "from_package",
     "calibration_page",
+    "composition_page",
     "peers_page",
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
