@@ -7,9 +7,11 @@ from spatialjax.composition.overdispersion import MOST_TILES, gene_overdispersio
 from spatialjax.composition.poisson import (
     LEAST_MEAN,
     NormalEquations,
+    half_tables,
     normal_equations,
     poisson_abundance,
     weighted_gram,
+    whole_equations,
 )
 from spatialjax.composition.presence import Prior, Sampled, empirical_prior, sampled
 from spatialjax.composition.profiles import Profiles, fold_genes, mean_profiles, pooled_counts, top_genes
@@ -70,6 +72,7 @@ __all__ = [
     "fold_genes",
     "gene_information",
     "gene_overdispersion",
+    "half_tables",
     "held_out",
     "in_cells",
     "informative_genes",
@@ -95,5 +98,6 @@ __all__ = [
     "type_sums",
     "weighted_gram",
     "weighted_nnls",
+    "whole_equations",
     "without_counts",
 ]

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from spatialjax.composition.nnls import nnls
@@ -66,6 +67,29 @@ def normal_equations(
     # A gene that no type shows has no expected count: it says nothing.
     precision = jnp.where(means.sum(0) > 0, 1.0 / variance, 0.0)
     return NormalEquations(weighted_gram(precision, means), (counts * precision) @ means.T)
+
+
+def half_tables(equations: NormalEquations) -> dict[str, Float[Array, "n ..."]]:
+    """Tables with one row a spot, the upper half of ``gram`` alone.
+
+    Parameters
+    ----------
+    equations
+        Of the spots.
+    """
+    first, second = jnp.triu_indices(equations.target.shape[1])
+    return {"gram": equations.gram[:, first, second], "target": equations.target}
+
+
+def whole_equations(tables: dict[str, Float[Array, "n ..."]]) -> NormalEquations:
+    """The normal equations of ``half_tables``.
+
+    Parameters
+    ----------
+    tables
+        As ``half_tables`` gives them; other entries do not matter.
+    """
+    return NormalEquations(_mirrored(tables["gram"], tables["target"].shape[1]), tables["target"])
 
 
 def poisson_abundance(
@@ -157,6 +181,12 @@ def weighted_gram(precision: Float[Array, "n g"], means: Float[Array, "k g"]) ->
         return jnp.moveaxis(jax.lax.map(lambda row: (precision * row) @ means.T, means), 0, 1)
     first, second = jnp.triu_indices(number)
     half = precision @ (means[first] * means[second]).T
-    place = jnp.zeros((number, number), jnp.int32).at[first, second].set(jnp.arange(len(first)))
-    place = place.at[second, first].set(jnp.arange(len(first)))
+    return _mirrored(half, number)
+
+
+def _mirrored(half: Float[Array, "n h"], number: int) -> Float[Array, "n k k"]:
+    """Symmetric matrices of their upper halves, row by row."""
+    first, second = np.triu_indices(number)
+    place = np.zeros((number, number), np.int32)
+    place[first, second] = place[second, first] = np.arange(len(first))
     return half[:, place]

@@ -14,7 +14,6 @@ from spatialjax.composition import (
     LEAST_MEAN,
     MOST_TILES,
     ROW_STEPS,
-    NormalEquations,
     Signatures,
     Stated,
     calibration_spots,
@@ -25,6 +24,7 @@ from spatialjax.composition import (
     differing_genes,
     empirical_prior,
     gene_overdispersion,
+    half_tables,
     in_cells,
     informative_genes,
     learnt_correction,
@@ -34,6 +34,7 @@ from spatialjax.composition import (
     sampled,
     table_tiles,
     type_sums,
+    whole_equations,
     without_counts,
 )
 from spatialjax.methods.card import Card, Method
@@ -83,8 +84,8 @@ def spike_slab(
 
     No such model knows how much cells really differ. So intervals and the probability of presence are calibrated on
     pseudo-spots: cells of the reference, which the signatures that judge them have not seen, summed in compositions
-    drawn from the posterior, at the depth of the spots and with their deviations from gene to gene. No label of the
-    tissue is used.
+    like those of the spots (draws are more mixed than the truth, fits less: some of either), at the depth of the spots
+    and with their deviations from gene to gene. No label of the tissue is used.
 
     Parameters
     ----------
@@ -93,8 +94,8 @@ def spike_slab(
     power
         τ of the draws with overdispersed genes, which also say what is present, and of learning π and m.
     interval_power
-        τ of the draws with Poisson noise alone; they also give the intervals before their calibration, and the
-        compositions of the pseudo-spots.
+        τ of the draws with Poisson noise alone; they also give the intervals before their calibration, and
+        compositions of pseudo-spots.
     draws, warmup
         Sweeps of the sampler that are kept, and left out before.
     pseudo_spots
@@ -137,7 +138,7 @@ def spike_slab(
         drawn = jax.tree.map(lambda leaf: np.asarray(leaf)[:n], found["drawn"])
         key = jax.random.wrap_key_data(found["bits"])
         source, truth, number = calibration_spots(
-            key, spots, reference if kept is None else reference.genes(kept), drawn=drawn["last"],
+            key, spots, reference if kept is None else reference.genes(kept), drawn=_mixed(drawn["last"], point),
             fitted=point["abundance"], genes=kept, number=pseudo_spots, folds=folds,
         )  # fmt: skip
         known = {name: found[name] for name in ("prior", "bits", "overdispersion")}
@@ -209,7 +210,7 @@ def _point(*, equations: bool) -> Any:
         abundance, known, moved = poisson_abundance(values["counts"], values["shared"])
         if not equations:
             return {"abundance": abundance, "moved": moved}
-        return {"abundance": abundance, "moved": moved, **_halved(known)}
+        return {"abundance": abundance, "moved": moved, **half_tables(known)}
 
     return point
 
@@ -224,14 +225,9 @@ def _scattered() -> Algorithm:
         start = jnp.take(data["first"]["abundance"], tile.rows, axis=0, mode="clip")
         values = {"start": start, "overdispersion": known["overdispersion"], "steps": _SCATTERED_STEPS}
         abundance, found, _ = poisson_abundance(tile.values["counts"], tile.values["shared"], **values)
-        return {"abundance": abundance, **_halved(found)}
+        return {"abundance": abundance, **half_tables(found)}
 
     return map_tiles(point, total=_number)
-
-
-def _halved(known: NormalEquations) -> dict[str, Any]:
-    first, second = jnp.triu_indices(known.target.shape[1])
-    return {"gram": known.gram[:, first, second], "target": known.target}
 
 
 def _number(data: Any) -> Any:
@@ -245,7 +241,7 @@ def _prior(power: float) -> Algorithm:
     def learn(key: Any, data: Any) -> Any:
         def one(each: tuple[Any, Any]) -> Any:
             key, tables = each
-            return empirical_prior(key, *_unpacked(tables), used=data["used"], power=power)
+            return empirical_prior(key, tables["abundance"], whole_equations(tables), used=data["used"], power=power)
 
         prior = jax.lax.map(one, (jax.random.split(key), _each(data["spots"])))
         return {"prior": prior, "bits": jax.random.key_data(jax.random.fold_in(key, 1))}
@@ -262,7 +258,8 @@ def _sampler(powers: tuple[float, float], *, draws: int, warmup: int, level: flo
 
         def at(each: tuple[Any, Any, Any, Any]) -> Any:
             key, own, prior, power = each
-            return sampled(key, *_unpacked(own), prior=prior, power=power, warmup=warmup, draws=draws, level=level)
+            known = {"prior": prior, "power": power, "warmup": warmup, "draws": draws, "level": level}
+            return sampled(key, own["abundance"], whole_equations(own), **known)
 
         # One after the other through one compiled sampler.
         both = jax.lax.map(at, (jax.random.split(key), tables, data["known"]["prior"], jnp.array(powers)))
@@ -350,13 +347,9 @@ def _told_apart(fit: Fit, data: Any) -> tuple[Any, Any]:
     return {"point": data["point"], "drawn": fit.state.tables, **data["known"]}, None
 
 
-def _unpacked(tables: Any) -> tuple[Any, NormalEquations]:
-    """Abundances and normal equations, of which the tables hold one half."""
-    half, number = tables["gram"], tables["target"].shape[1]
-    first, second = np.triu_indices(number)
-    place = np.zeros((number, number), np.int32)
-    place[first, second] = place[second, first] = np.arange(len(first))
-    return tables["abundance"], NormalEquations(half[:, place], tables["target"])
+def _mixed(drawn: Any, point: Any) -> Any:
+    """Abundances of a draw and of the first fit by turns."""
+    return np.where(np.arange(len(drawn))[:, None] % 2 == 0, drawn, point["abundance"])
 
 
 def _stated(drawn: Any) -> Stated:
