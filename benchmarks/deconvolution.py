@@ -18,8 +18,8 @@ two constant half widths: ``fair null``, learnt without the truth on pseudo-spot
 
 Rows are means over the seeds: of the set where it is synthetic, of the method where it takes one. Seconds are those of
 the call, compilation included, reading and imports not; the second call of one process shows what compiling takes.
-Memory is the peak of the process up to the
-end of the first call. A process is stopped after ten minutes.
+Memory is the peak of the process up to the end of the first call. A process is stopped after ten minutes.
+``--warm`` uses the compilation cache of ``$JAX_COMPILATION_CACHE_DIR`` from the first seed on and leaves times out.
 """
 
 # The interpreters of the peers run this file too: this package and the sets are imported inside functions.
@@ -231,6 +231,7 @@ class Run(NamedTuple):
     environments: Path | None
     limit: float
     keep: Path | None
+    warm: bool
 
 
 def measure(made: Any, name: str, *, run: Run, seed: int, rehearse: bool) -> dict[str, Any]:
@@ -240,7 +241,7 @@ def measure(made: Any, name: str, *, run: Run, seed: int, rehearse: bool) -> dic
     if not Path(interpreter).exists():
         return {"status": f"not installed: no environment {entry.environment!r}"}
     options = {**entry.options, "seed": seed, "again": entry.again and seed == 0, "rehearse": rehearse}
-    if seed:
+    if seed or run.warm:
         # Times are those of the first seed; the others may use what was compiled before.
         options["cache"] = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     with tempfile.TemporaryDirectory() as temporary:
@@ -326,7 +327,8 @@ def rows_of(name: str, methods: list[str], *, run: Run, seeds: int) -> Iterator[
         rows = []
         for seed in range(seeds if varied else 1):
             row = measure(made.get(seed, made[0]), method, run=run, seed=seed, rehearse=name in sets.SETS)
-            rows.append({key: value for key, value in row.items() if not seed or key not in TIMES})
+            timed = not (seed or run.warm)
+            rows.append({key: value for key, value in row.items() if timed or key not in TIMES})
             if rows[-1]["status"] != "finished":
                 break
         yield {**head, "seeds": len(rows), **averaged(rows)}
@@ -385,11 +387,12 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=600.0, help="seconds after which a process is stopped")
     parser.add_argument("--keep", type=Path, help="folder for the estimates")
     parser.add_argument("--million", action="store_true", help="the row of a million spots, nothing else")
+    parser.add_argument("--warm", action="store_true", help="use the compilation cache; times are left out")
     arguments = parser.parse_args()
     if arguments.environments is None and any(name in PEERS for name in arguments.methods) and not arguments.million:
         parser.error("expected --environments FOLDER or $SPATIALJAX_PEERS for the peers, found neither")
     environments = None if arguments.environments is None else Path(arguments.environments).resolve()
-    run = Run(environments, arguments.limit, arguments.keep)
+    run = Run(environments, arguments.limit, arguments.keep, arguments.warm)
     if arguments.million:
         rows: Any = [million(run=run)]
     else:
