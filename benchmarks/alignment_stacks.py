@@ -145,7 +145,8 @@ def main() -> None:
     for name in STACKS:
         rows.append(stack(name, splits=splits))
         print(rows[-1], flush=True)
-        record.write("alignment_stacks", rows, command="python benchmarks/alignment_stacks.py", targets=TARGETS)
+        command = f"python benchmarks/alignment_stacks.py --splits {splits}"
+        record.write("alignment_stacks", rows, command=command, targets=TARGETS)
 
 
 if __name__ == "__main__":
