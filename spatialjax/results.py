@@ -193,6 +193,45 @@ class Proportions:
     present: Float[Array, "n k"] | None = None
 
 
+@struct.dataclass
+class CellMap:
+    """Where each single cell of a reference lies among spots.
+
+    Attributes
+    ----------
+    spots
+        (m, t) rows of the most probable spots of each cell, the most probable first; -1 where there are fewer spots.
+    probabilities
+        (m, t) probability of each of these spots; those of all spots sum to 1.
+    section
+        (m,) number of the section with the largest probability.
+    position
+        (m, 2) expected place in that section, in the units of the spots' coordinates (µm where these are).
+    sd
+        (m,) root of the mean squared distance from that place, given the section, in the same units.
+    confidence
+        (m,) 1 - entropy / log(number of spots): 0 where all spots are alike, 1 where a single one is possible.
+    converged
+        Whether the method met its own stopping rule.
+    evidence
+        (m,) nats by which the profiles of the places where its type is explain the cell's counts better than the mean
+        profile of the type: around 0, or below, where they tell nothing of its place. None where the method has no
+        likelihood.
+    placed
+        (m,) probability that the cell is among those of the spots at all; None where every cell is placed.
+    """
+
+    spots: Int[Array, "m t"]
+    probabilities: Float[Array, "m t"]
+    section: Int[Array, " m"]
+    position: Float[Array, "m 2"]
+    sd: Float[Array, " m"]
+    confidence: Float[Array, " m"]
+    converged: Bool[Array, ""]
+    evidence: Float[Array, " m"] | None = None
+    placed: Float[Array, " m"] | None = None
+
+
 #: Names of the fields of each result that have the spots first, and are cropped to the real spots on the host.
 PER_SPOT: dict[type, tuple[str, ...]] = {
     Alignment: ("overlap",),

@@ -13,6 +13,7 @@ import numpy as np
 
 from spatialjax.atlas.deconvolved import Composition, deconvolve
 from spatialjax.atlas.labels import LabelTransfer, transfer_labels
+from spatialjax.atlas.mapped import CellMapping, map_cells
 from spatialjax.atlas.reconstruction import Options, PairAlignment, Reconstruction
 from spatialjax.atlas.regions import Regions, domains
 from spatialjax.atlas.register import Registration, add_section, register
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from spatialjax.atlas.hand import Decisions
 
 __all__ = [
+    "CellMapping",
     "Composition",
     "LabelTransfer",
     "PairAlignment",
@@ -34,6 +36,7 @@ __all__ = [
     "align",
     "deconvolve",
     "domains",
+    "map_cells",
     "reconstruct",
     "register",
     "transfer_labels",
@@ -60,6 +63,10 @@ def reconstruct(
     duplicates: str = "error",
     allow_spacing_mismatch: bool = False,
     n_domains: int | None = None,
+    reference: AnnData | str | Path | None = None,
+    cell_type_key: str | None = None,
+    reference_layer: str | None = None,
+    counts_layer: str | None = None,
     decisions: Decisions | Mapping[str, Any] | str | Path | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -114,6 +121,15 @@ def reconstruct(
         Whether sections may differ in spacing by more than 20 %, which otherwise looks like two units.
     n_domains
         Number of cross-section domains; chosen from the data where left out.
+    reference
+        Annotated single cells of the same tissue with raw counts, or their file: the composition of every spot is then
+        found too, by the default method of :func:`deconvolve` for all sections at once.
+    cell_type_key
+        Column of the reference's ``obs`` with the types.
+    reference_layer
+        Layer of the reference with raw counts; ``X`` where left out.
+    counts_layer
+        Layer of the sections with raw counts, where ``layer`` or ``X`` holds others.
     decisions
         What you decided yourself: sections to leave out, poses to fix or forbid, landmarks, pairs to align anew. A
         file, a mapping, or ``atlas.hand.Decisions``; see the page "My alignment is wrong".
@@ -141,7 +157,8 @@ def reconstruct(
     Returns
     -------
     Reconstruction
-        ``.atlas`` holds every cell, in input order, with its place in ``obsm['spatial3d']``.
+        ``.atlas`` holds every cell, in input order, with its place in ``obsm['spatial3d']``; with a reference, its
+        composition in ``obsm['proportions']`` and the tables beside it.
 
     Raises
     ------
@@ -157,10 +174,12 @@ def reconstruct(
     >>> result = sj.tl.reconstruct(sj.datasets.simulated(seed=0), progress=False)  # doctest: +SKIP
     >>> result.atlas.obsm["spatial3d"]  # doctest: +SKIP
     """
-    from spatialjax.atlas import decided, decisions_file, intake, job
+    from spatialjax.atlas import composed, decided, decisions_file, intake, job
     from spatialjax.atlas.console import listening
     from spatialjax.atlas.reuse import begun_from
 
+    cells = composed.ReferenceOptions(reference, cell_type_key, layer=reference_layer, counts_layer=counts_layer)
+    cells.check()
     chosen = decisions_file.read(decisions) or None
     options = Options(method, reflection, anchor=anchor, n_domains=n_domains, seed=seed, decisions=chosen)
     options.check()
@@ -176,7 +195,7 @@ def reconstruct(
                 feature_key=feature_key, layer=layer, histology=histology, spatial_key=spatial_key,
                 duplicates=duplicates, allow_spacing_mismatch=allow_spacing_mismatch,
             )  # fmt: skip
-            entry = decided.followed(entry, options)
+            entry = composed.with_reference(decided.followed(entry, options), cells, layer=layer)
         destination = begun_from(reuse, entry, options, destination=destination)
         return job.run_job(entry, options, destination, watch=watch, source="spatialjax.tl.reconstruct")
 

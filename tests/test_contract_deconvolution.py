@@ -28,15 +28,34 @@ SPOTS, GENES, TYPES, CELLS = 80, 60, 4, 30
 EMPTY = 17
 #: Options that make a run short.
 OPTIONS: dict[str, dict[str, Any]] = {
+    "cell2location": {"groups": 6, "draws": 50},
+    "celldart": {"genes": 15, "cells": 6, "pseudo_spots": 2000, "widths": (64, 32), "batch": 128},
+    "destvi": {"genes": 60, "widths": (48,), "components": 4},
     "spike_slab": {"pseudo_spots": 80, "draws": 40, "warmup": 20},
+    "spoint": {"genes": 15, "pseudo_spots": 1000, "latent": 12, "width": 48, "dropout": 0.2, "batch": 64},
     "tangram": {"genes": 15},
 }
 #: Steps of a phase at the most, where the method takes many.
-STEPS = {"tangram": 300}
+STEPS = {
+    "cell2location": 150,
+    "celldart": (1, 300, 1000),
+    "destvi": (1, 200, 300),
+    "spoint": (1, 250, 250),
+    "tangram": 300,
+}
 #: Least correlation of all shares with the truth.
-FLOOR, FLOORS = 0.93, {"card": 0.85, "tangram": 0.8, "stdeconvolve": 0.8}
+FLOOR = 0.93
+FLOORS = {
+    "cell2location": 0.9,
+    "card": 0.85,
+    "celldart": 0.75,
+    "destvi": 0.88,
+    "spoint": 0.83,
+    "tangram": 0.8,
+    "stdeconvolve": 0.8,
+}
 #: How much of a proportion may hang on the order of the spots or on the tile; samplers draw by place.
-CLOSE, NOISY = 5e-3, {"spike_slab": 0.25}
+CLOSE, NOISY = 5e-3, {"cell2location": 0.1, "spike_slab": 0.25}
 
 
 @dataclass

@@ -55,6 +55,7 @@ def joined(atlas: AnnData, found: Registration, *, spatial_key: str = "spatial")
     obs = _observations(old.obs, new.obs, name=found.placement.name)
     new.obs_names = obs.index[old.n_obs :]
     old.obs, new.obs = old.obs[[]], new.obs[[]]
+    _unknown_tables(old, new)
     result = anndata.concat([old, new], join="inner", merge="same")
     result.obs = obs
     result.uns = {key: value for key, value in atlas.uns.items() if key != "spatialjax"}
@@ -62,6 +63,15 @@ def joined(atlas: AnnData, found: Registration, *, spatial_key: str = "spatial")
     if _DOMAIN in atlas.obs.columns:
         _carry_domains(result, found.placement.name)
     return result
+
+
+def _unknown_tables(old: AnnData, new: AnnData) -> None:
+    """Tables of the old cells that nobody made for the new ones, e.g. their composition: NaN there."""
+    import pandas as pd
+
+    for name, table in old.obsm.items():
+        if isinstance(table, pd.DataFrame) and name not in new.obsm:
+            new.obsm[name] = pd.DataFrame(np.float32(np.nan), index=new.obs_names, columns=table.columns)
 
 
 def _observations(old: pd.DataFrame, new: pd.DataFrame, *, name: str) -> pd.DataFrame:

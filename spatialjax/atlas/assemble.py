@@ -75,7 +75,7 @@ def assemble(
     sections = stack.sections
     sources = [section.adata.to_memory() if section.adata.isbacked else section.adata for section in sections]
     genes = shared_names(sources)
-    rows = _rows(sections, layout)
+    rows = rows_of(sections, layout)
     back = np.argsort(rows)
     obs, notes = _observations(sections, sources, values)
     names, renamed = _unique_names([np.asarray(a.obs_names, str) for a in sources], [s.name for s in sections])
@@ -169,7 +169,16 @@ def shared_names(sources: Sequence[anndata.AnnData]) -> list[str]:
     return [gene for gene in sources[0].var_names if gene in common]
 
 
-def _rows(sections: Sequence[Any], layout: Sequence[np.ndarray] | None) -> Int[np.ndarray, " n"]:
+def rows_of(sections: Sequence[Any], layout: Sequence[np.ndarray] | None) -> Int[np.ndarray, " n"]:
+    """Row of the atlas of each cell, one section after the other.
+
+    Parameters
+    ----------
+    sections
+        Of the stack.
+    layout
+        As for :func:`assemble`.
+    """
     if layout is None:
         return np.arange(sum(len(s.xy) for s in sections))
     return np.concatenate([np.asarray(rows) for rows in layout])

@@ -94,8 +94,9 @@ def deconvolve(
         Column of ``obs`` that names the section of each spot. Methods with neighbours (``"card"``) join no spots of
         different sections; the default has none and treats the spots of all sections alike.
     batch_key
-        Column of the reference's ``obs`` with the batch of each cell: for ``method="nnls"`` with the option
-        ``weighted=True``, which weighs genes by how they vary between batches. Others refuse it.
+        Column of the reference's ``obs`` with the batch of each cell: for ``method="cell2location"``, whose signatures
+        are then without the effects of the batches, and for ``"nnls"`` with the option ``weighted=True``, which weighs
+        genes by how they vary between batches. Others refuse it.
     n_cells
         Column of ``obs`` with the number of cells of each spot (nuclei that were counted), or one number for all.
         ``abundance`` then counts these cells, and intervals are as narrow as that knowledge makes them.
@@ -141,10 +142,11 @@ def deconvolve(
 
     name = method_name("deconvolution", method)
     chosen = made("deconvolution", name, method_options or {}, known={"uncertainty": uncertainty})
-    if batch_key is not None and not (name == "nnls" and (method_options or {}).get("weighted")):
+    uses_batches = name == "cell2location" or (name == "nnls" and (method_options or {}).get("weighted"))
+    if batch_key is not None and not uses_batches:
         raise InputError(
             f"Expected no batch_key={batch_key!r} for method {name!r}, which does not use batches: leave it "
-            "out, or choose method 'nnls' with the option weighted=True."
+            "out, or choose method 'cell2location', or 'nnls' with the option weighted=True."
         )
     if resume and checkpoint is None:
         raise InputError("Expected a folder to go on from with resume, found none. Give checkpoint=.")
@@ -157,7 +159,7 @@ def deconvolve(
                 ignore_case=ignore_case,
             )  # fmt: skip
         with watch.step("composition", f"{len(opened.reference.names)} types by {name!r}"):
-            told = None if watch.listener is None else lambda p: watch.say(_progress(p))
+            told = None if watch.listener is None else lambda p: watch.say(progress_of(p))
             (fit,) = methods.run(
                 chosen, jax.random.key(seed), [(opened.spots, opened.reference)], progress=told, checkpoint=checkpoint,
                 resume=resume,
@@ -167,11 +169,13 @@ def deconvolve(
                 f"Expected finite numbers from method {name!r}, found NaN. Look for extreme values in the counts."
             )
         about = {"method": name, "seed": seed, "cell_type_key": cell_type_key, "uncertainty": uncertainty}
+        if not hasattr(opened.spots.counts, "rows"):
+            about["checks"] = gene_checks(opened, fit.result)
         return assembled(adata, opened, fit.result, key=key_added, about=about)
 
 
 def assembled(adata: AnnData, opened: Any, result: Any, *, key: str, about: Mapping[str, Any]) -> Composition:
-    """The result in the order of the input.
+    """The result in the order of the input, in a copy of it.
 
     Parameters
     ----------
@@ -185,6 +189,22 @@ def assembled(adata: AnnData, opened: Any, result: Any, *, key: str, about: Mapp
         Name under which it is stored.
     about
         What was asked for, kept in ``uns``.
+    """
+    own = adata.copy() if not getattr(adata, "isbacked", False) else adata.to_memory()
+    return tables_into(own, opened, result, key=key, about=about)
+
+
+def tables_into(adata: AnnData, opened: Any, result: Any, *, key: str, about: Mapping[str, Any]) -> Composition:
+    """The result written into an object of our own.
+
+    Parameters
+    ----------
+    adata
+        Gets the tables.
+    opened
+        What ``io.composed.open_composed`` returned; its ``order`` is the row of ``adata`` of each spot.
+    result, key, about
+        As for :func:`assembled`.
     """
     import pandas as pd
 
@@ -205,7 +225,7 @@ def assembled(adata: AnnData, opened: Any, result: Any, *, key: str, about: Mapp
         return pd.DataFrame(np.asarray(values, np.float32)[back], index=adata.obs_names.copy(), columns=columns)
 
     found = Composition(
-        adata=adata.copy() if not getattr(adata, "isbacked", False) else adata.to_memory(),
+        adata=adata,
         proportions=table(result.values),
         abundance=table(result.abundance),
         sd=table(result.sd),
@@ -216,8 +236,8 @@ def assembled(adata: AnnData, opened: Any, result: Any, *, key: str, about: Mapp
         messages=messages,
     )
     for name, values in tables_of(found, key).items():
-        found.adata.obsm[name] = values
-    found.adata.uns[key] = {
+        adata.obsm[name] = values
+    adata.uns[key] = {
         **about,
         "version": __version__,
         "types": np.array(names, dtype=str),
@@ -226,6 +246,44 @@ def assembled(adata: AnnData, opened: Any, result: Any, *, key: str, about: Mapp
         "messages": np.array(messages, dtype=str),
     }
     return found
+
+
+def gene_checks(opened: Any, result: Any, *, worst: int = 10) -> dict[str, Any]:
+    """Whether cells of the reference, in the shares that were found, would show the genes that the spots show.
+
+    Parameters
+    ----------
+    opened
+        What ``io.composed.open_composed`` returned.
+    result
+        A ``results.Proportions`` in the order of the opened spots.
+    worst
+        Number of genes that are named.
+
+    Returns
+    -------
+    dict
+        ``outside``: share of the genes whose counts in all spots together are outside of the 99 % range of such cells,
+        about .01 where spots and reference were measured alike; ``worst_genes``, those outside by the largest factors,
+        and their ``worst_log_ratio``, the natural logarithm of seen over expected counts.
+    """
+    from spatialjax.composition import cell_spread, cells_of_shares, mean_signatures, pooled_counts
+    from spatialjax.probability import gene_total_misfit
+
+    cells = opened.reference
+    signatures = mean_signatures(cells.counts, cells.types, number=len(cells.names))
+    means = np.asarray(signatures.means, np.float64)
+    amount = cells_of_shares(np.nan_to_num(result.values), opened.spots, means.sum(1)).sum(0)
+    found = gene_total_misfit(
+        pooled_counts(opened.spots), amount, means=means, variances=cell_spread(cells).cells, cells=signatures.cells
+    )
+    size = np.where(found.outside, np.abs(found.log_ratio), 0.0)
+    named = np.argsort(-size, kind="stable")[: min(worst, int(found.outside.sum()))]
+    return {
+        "outside": float(found.outside.mean()),
+        "worst_genes": np.asarray(opened.genes, str)[named],
+        "worst_log_ratio": found.log_ratio[named].astype(np.float32),
+    }
 
 
 def tables_of(found: Composition, key: str) -> dict[str, Any]:
@@ -253,6 +311,7 @@ def stored_names(names: list[str]) -> list[str]:
     return found
 
 
-def _progress(report: Any) -> str:
+def progress_of(report: Any) -> str:
+    """A few words on how far a method has come."""
     rows = report.info.get("rows")
     return f"{int(rows)} spots" if rows is not None else f"step {report.steps}"

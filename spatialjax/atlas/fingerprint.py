@@ -23,7 +23,7 @@ _LISTED = 6
 _CONTENT = re.compile(r"contents [0-9a-f]{12}")
 
 
-def fingerprint_of(stack: Any, options: Options) -> dict[str, Any]:
+def fingerprint_of(stack: Any, options: Options, *, beside: Any = None) -> dict[str, Any]:
     """Everything that the results of the steps depend on.
 
     Parameters
@@ -32,6 +32,8 @@ def fingerprint_of(stack: Any, options: Options) -> dict[str, Any]:
         What ``io.open_sections`` returned: the sections as read, not the files they came from.
     options
         Checked options.
+    beside
+        Counts of the spots beside a reference of single cells; None without one.
 
     Returns
     -------
@@ -50,6 +52,8 @@ def fingerprint_of(stack: Any, options: Options) -> dict[str, Any]:
         if section.added is not None:
             marks[f"{name}, columns of its picture"] = _contents(section.added)
         marks[f"{name}, names of the cells"] = _contents(section.cells)
+    if beside is not None:
+        marks |= _reference_marks(beside.opened)
     for name, value in (asdict(options) | {"method": options.resolved_method}).items():
         marks[f"option {name}"] = value
     marks |= {f"version of {name}": version for name, version in versions().items()}
@@ -57,6 +61,19 @@ def fingerprint_of(stack: Any, options: Options) -> dict[str, Any]:
     marks["device"] = jax.devices()[0].device_kind
     marks["64-bit numbers"] = bool(jax.config.jax_enable_x64)
     return json.loads(json.dumps(marks))
+
+
+def _reference_marks(composed: Any) -> dict[str, Any]:
+    """What the composition depends on beside the sections; each name begins with ``reference``."""
+    reference = composed.reference
+    return {
+        "reference, cells": len(reference.types),
+        "reference, cell types": list(reference.names),
+        "reference, counts": _contents(reference.counts),
+        "reference, type of each cell": _contents(np.asarray(reference.types)),
+        "reference, shared genes": _contents(np.asarray(composed.genes, str)),
+        "reference, counts of the spots": _contents(composed.spots.counts),
+    }
 
 
 def mark_of(fingerprint: Mapping[str, Any]) -> str:

@@ -17,6 +17,8 @@ from spatialjax.io.split import Part, as_list, natural, split
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from spatialjax.atlas.composed import SpotsBesideCells
+
 
 @dataclass(frozen=True, eq=False)
 class Intake:
@@ -28,10 +30,13 @@ class Intake:
         The sections, sorted by depth.
     layout
         For each section of the stack the row of each of its cells in the input, all objects one after the other.
+    beside
+        Counts of all spots beside a reference of single cells, see ``composed.with_reference``; None without one.
     """
 
     stack: SectionStack
     layout: tuple[Int[np.ndarray, " n"], ...]
+    beside: SpotsBesideCells | None = None
 
 
 def open_in_order(

@@ -79,7 +79,8 @@ def finished_before(entry: Intake, options: Options, destination: Destination) -
     card = None if destination.out is None else files.finished_card(destination.out)
     if card is None or not card.get("fingerprint"):
         return None
-    return None if differences(card["fingerprint"], fingerprint_of(entry.stack, options)) else card
+    here = fingerprint_of(entry.stack, options, beside=entry.beside)
+    return None if differences(card["fingerprint"], here) else card
 
 
 def run_job(
@@ -114,8 +115,8 @@ def run_job(
     """
     watch = Watch() if watch is None else watch
     if destination.steps is None:
-        return run.reconstruct_stack(entry.stack, options, watch=watch, layout=entry.layout)
-    fingerprint = fingerprint_of(entry.stack, options)
+        return run.reconstruct_stack(entry.stack, options, watch=watch, layout=entry.layout, beside=entry.beside)
+    fingerprint = fingerprint_of(entry.stack, options, beside=entry.beside)
     waiting = destination.waiting()
     finished = None if destination.out is None else outputs.finished_fingerprint(destination.out)
     if destination.resume and not waiting and finished is not None:
@@ -130,7 +131,9 @@ def run_job(
             )
         if destination.out is not None:
             outputs.unfinish(destination.out)
-        result = run.reconstruct_stack(entry.stack, options, watch=watch, layout=entry.layout, store=store)
+        result = run.reconstruct_stack(
+            entry.stack, options, watch=watch, layout=entry.layout, store=store, beside=entry.beside
+        )
         if destination.out is not None:
             outputs.write(result, destination.out, watch=watch, source=source, fingerprint=fingerprint)
         if not destination.keep_checkpoint:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from importlib.resources import files
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spatialjax import pl
 from spatialjax.atlas import decisions_file, hand
 from spatialjax.atlas.console import device_line
+from spatialjax.atlas.markup import bullets, picture, section, table
 from spatialjax.atlas.reconstruction import Reconstruction
-from spatialjax.checks import InputError, listed
+from spatialjax.atlas.report_composition import composition_part
+from spatialjax.checks import listed
 from spatialjax.viewer.contents import given_key
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: Pairs shown in the before/after picture at the most.
 MAX_PAIRS = 12
@@ -47,17 +42,18 @@ def page(result: Reconstruction, *, source: str = "") -> str:
             _header(result),
             _attention(result),
             _later(result),
-            _section("The tissue from four sides", _stack(result)),
-            _section("Before and after", _overlays(result)),
-            _section("A marker gene across the sections", _gene(result)),
-            _section("Domains", _domains(result)),
-            _section("Where the sections overlap", _overlap(result)),
-            _section("How sure the places are", _sureness(result)),
-            _section("Sections", _sections_table(result)),
-            _section("Pairs", _pairs_table(result)),
-            _section("Do the loops close?", _loops(result)),
-            _section("How well it fits", _fit(result)),
-            _section("How this was made", _making(result, source)),
+            section("The tissue from four sides", _stack(result)),
+            section("Before and after", _overlays(result)),
+            section("A marker gene across the sections", _gene(result)),
+            section("Domains", _domains(result)),
+            composition_part(result.atlas),
+            section("Where the sections overlap", _overlap(result)),
+            section("How sure the places are", _sureness(result)),
+            section("Sections", _sections_table(result)),
+            section("Pairs", _pairs_table(result)),
+            section("Do the loops close?", _loops(result)),
+            section("How well it fits", _fit(result)),
+            section("How this was made", _making(result, source)),
         ]
     )
     return (
@@ -89,19 +85,19 @@ def _header(result: Reconstruction) -> str:
 
 
 def _attention(result: Reconstruction) -> str:
-    findings = _list(result.findings)
-    notes = _list(result.warnings)
+    findings = bullets(result.findings)
+    notes = bullets(result.warnings)
     parts = []
     if findings:
         parts.append(f'<section class="alert"><h2>What looks wrong</h2>{findings}</section>')
     if result.unplaced:
-        parts.append(f'<section class="alert"><h2>Not placed</h2>{_list(result.unplaced)}</section>')
+        parts.append(f'<section class="alert"><h2>Not placed</h2>{bullets(result.unplaced)}</section>')
     if notes:
         parts.append(f'<section class="note"><h2>Read this first</h2>{notes}</section>')
     groups = _groups(result)
     if len(groups) > 1:
         frames = [f"{', '.join(names)}: in the frame of {names[0]}" for names in groups]
-        parts.insert(0, f'<section class="alert"><h2>Groups that nothing joins</h2>{_list(frames)}</section>')
+        parts.insert(0, f'<section class="alert"><h2>Groups that nothing joins</h2>{bullets(frames)}</section>')
     if not findings and not result.unplaced and len(groups) == 1:
         judged = len(result.transforms) >= 4 and not _added(result)
         order = "; nothing speaks against their order and gaps" if judged else ""
@@ -115,7 +111,7 @@ def _later(result: Reconstruction) -> str:
     if not added:
         return ""
     whole = "" if "loops" in result.metrics else f"<p>{NO_FIRST_RUN}</p>"
-    return _section(
+    return section(
         "Added to the finished atlas",
         f"<p>{escape(listed(added, limit=20))}: compared with the atlas, which was held still. Place, pairs, overlap "
         "and matched places are shown below with those of the other sections; domains are carried over from the "
@@ -139,7 +135,7 @@ def _groups(result: Reconstruction) -> list[list[str]]:
 
 
 def _stack(result: Reconstruction) -> str:
-    return _picture(
+    return picture(
         lambda: pl.stack(result.atlas),
         "Every dot is a cell or spot at its place in the atlas, coloured by domain. Domains that run through the "
         "tissue show "
@@ -154,7 +150,7 @@ def _overlays(result: Reconstruction) -> str:
     pairs = list(result.couplings)[:MAX_PAIRS]
     more = len(result.couplings) - len(pairs)
     note = f" The first {len(pairs)} of {len(result.couplings)} pairs are shown." if more > 0 else ""
-    return _picture(
+    return picture(
         lambda: pl.overlay(result.atlas, pairs=pairs, spatial_key=given_key(result.atlas) or "spatial"),
         "Two successive sections on each other, the first in blue and the second in orange: left with the "
         "coordinates as they "
@@ -166,7 +162,7 @@ def _overlays(result: Reconstruction) -> str:
 
 
 def _gene(result: Reconstruction) -> str:
-    return _picture(
+    return picture(
         lambda: pl.gene(result.atlas),
         "The gene that differs most between domains, as log(1 + value), in the frame of the atlas and on one colour "
         "scale. Its "
@@ -180,7 +176,7 @@ def _domains(result: Reconstruction) -> str:
     how = ""
     if chosen is not None:
         how = f" ({'chosen by the Bayesian information criterion' if chosen['criterion'] else 'as asked for'})"
-    return _picture(
+    return picture(
         lambda: pl.domains(result.atlas),
         f"The {_domain_count(result)} domains{how}, found in all sections together from features smoothed over the "
         "three-dimensional neighbourhood. <code>obs['domain3d_confidence']</code> is the share of the members of the "
@@ -194,7 +190,7 @@ def _domain_count(result: Reconstruction) -> int:
 
 
 def _overlap(result: Reconstruction) -> str:
-    return _picture(
+    return picture(
         lambda: pl.overlap(result.atlas),
         "For each spot the probability that the section before or after it shows the same place. Dark areas are seen "
         "in one "
@@ -220,7 +216,7 @@ def _sections_table(result: Reconstruction) -> str:
         for p in result.transforms.values()
     ]
     names = ["section", "cells", "z, µm", "placed", "turned by", "mirrored", "frame of", "µm per unit", "units from"]
-    return _table(names, rows) + (
+    return table(names, rows) + (
         "<p class='caption'>Turned counter-clockwise against the anchor; a mirrored section is turned over (y → −y) "
         "first. The full "
         "maps, also for images and other points in the units of the files, are in <code>uns['spatialjax']</code> and "
@@ -244,7 +240,7 @@ def _pairs_table(result: Reconstruction) -> str:
         for row in result.pairs
     ]
     names = ["pair", "evidence", "threshold", "other parity", "used", "mirrored", "angle", "similarity"]
-    return _table(names, rows) + (
+    return table(names, rows) + (
         "<p class='caption'>Evidence (nats) of the pose that was used, the threshold that unrelated tissue reaches "
         "by chance, and the "
         "evidence of the best pose with the other side up: a pair is well determined where the first is far above both "
@@ -262,7 +258,7 @@ def _fit(result: Reconstruction) -> str:
         for row in result.metrics.get("similarity_pairs", [])
     ]
     names = ["pair", "placed", "as given", "centred", "shuffled", "spots matched"]
-    return _table(names, rows) + (
+    return table(names, rows) + (
         "<p class='caption'>Correlation of the shared features at matched places, beside what it is with the "
         "sections as given, "
         "with only their centres brought together, and with the spots of one section shuffled. The sections were "
@@ -289,7 +285,7 @@ def _loops(result: Reconstruction) -> str:
     if not rows:
         return "<p>Three sections in a row make a loop; there are none.</p>"
     names = ["loop", "angle", "expected", "shift, µm", "expected, µm", "sides agree", "all pairs used"]
-    return _table(names, rows) + (
+    return table(names, rows) + (
         "<p class='caption'>Going once round three sections by the pair maps alone should lead back to the start; this "
         "is what is left over, beside the standard deviation to expect if each pair is as sure as it says. Several "
         "times that much means that one of the three pairs is wrong, or surer than it should be. A loop does not see "
@@ -311,7 +307,7 @@ def _sureness(result: Reconstruction) -> str:
         for row in result.pairs
     ]
     names = ["pair", "probability", "of mirrored", "angle ±", "shift ±, µm", "overlap (90 %)", ""]
-    picture = _picture(
+    drawn = picture(
         lambda: pl.uncertainty(result.atlas),
         "Standard deviation of the place of each spot in the plane, relative to the anchor, whose own is 0: it grows "
         "from the middle of a section, and mostly along the stack away from the anchor. Errors in z are not in "
@@ -319,8 +315,8 @@ def _sureness(result: Reconstruction) -> str:
         "Standard deviation of the place in every placed section",
     )
     return (
-        picture
-        + _table(names, rows)
+        drawn
+        + table(names, rows)
         + (
             "<p class='caption'>For the pose that was used: its probability among the poses that were kept, and one "
             "standard deviation of its angle and shift. <em>Of mirrored</em> is the probability that one of the two "
@@ -349,42 +345,12 @@ def _making(result: Reconstruction, source: str) -> str:
     where = device_line()
     command = f"<pre>{escape(source)}</pre>" if source else ""
     decided = hand.in_words(decisions_file.read(card["options"].get("decisions")))
-    by_hand = f"<p>Decided by hand:</p>{_list(decided)}" if decided else "<p>Nothing was decided by hand.</p>"
+    by_hand = f"<p>Decided by hand:</p>{bullets(decided)}" if decided else "<p>Nothing was decided by hand.</p>"
     return (
-        _table(["step", "seconds", "of these compiling", "memory so far, MB"], rows)
+        table(["step", "seconds", "of these compiling", "memory so far, MB"], rows)
         + f"{by_hand}<p>Method <em>{escape(card['method'])}</em>, {escape(where)}. Options: {options}. Versions: "
         f"{used}.</p>{command}"
     )
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>"
-
-
-def _list(sentences: Iterable[str]) -> str:
-    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-    return f"<ul>{items}</ul>" if items else ""
-
-
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return "<p>None.</p>"
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
-
-
-def _picture(draw: Callable[[], Figure], caption: str, alternative: str) -> str:
-    """An embedded picture, or the reason why there is nothing to draw. The caption is HTML of ours."""
-    try:
-        figure = draw()
-    except InputError as reason:
-        return f"<p>{escape(str(reason))}</p>"
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    image = f'<img alt="{escape(alternative)}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -51,7 +51,7 @@ def begun_from(earlier: str | Path | None, entry: Intake, options: Options, *, d
             f"Expected the kept steps of an earlier run in {str(earlier)!r}, found none. Repeat that run with "
             "keep_checkpoint (--keep-checkpoint), or leave reuse (--reuse) out."
         )
-    here = fingerprint_of(entry.stack, options)
+    here = fingerprint_of(entry.stack, options, beside=entry.beside)
     other = differences(_early(there), _early(here))
     if other:
         raise InputError(
@@ -71,7 +71,8 @@ def begun_from(earlier: str | Path | None, entry: Intake, options: Options, *, d
 
 
 def _early(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fingerprint.items() if name not in LATER}
+    here = {name: value for name, value in fingerprint.items() if name not in LATER}
+    return {name: value for name, value in here.items() if not name.startswith("reference, ")}
 
 
 def _redone(there: dict[str, Any] | None, here: Decisions | None) -> list[set[str]]:

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from spatialjax.atlas import assemble, decided, domains, placing, quality, tables
+from spatialjax.atlas.composed import SpotsBesideCells, find_composition, put_into
 from spatialjax.atlas.features import Prepared, histology_lost, histology_record, prepare
 from spatialjax.atlas.pairs import PairResult, align_pairs, pairs_of
 from spatialjax.atlas.reconstruction import Options, Placement, Reconstruction
@@ -22,7 +23,13 @@ from spatialjax.transforms import Affine
 
 
 def reconstruct_stack(
-    stack: Any, options: Options, *, watch: Watch | None = None, layout: Any = None, store: Store | None = None
+    stack: Any,
+    options: Options,
+    *,
+    watch: Watch | None = None,
+    layout: Any = None,
+    store: Store | None = None,
+    beside: SpotsBesideCells | None = None,
 ) -> Reconstruction:
     """Run every step on an opened stack.
 
@@ -39,25 +46,14 @@ def reconstruct_stack(
         left out.
     store
         An opened store where the result of each step is kept, and read where it is kept already; see ``job.run_job``.
+    beside
+        Counts of the spots beside a reference of single cells: the composition of every spot is found, too.
     """
     watch = Watch() if watch is None else watch
     steps = Steps(watch, store)
     method = options.resolved_method
     key = jax.random.key(options.seed)
-    number = len(stack.sections)
-    prepared = steps.run("features", "joint components of all sections", lambda: prepare(stack, method=method))
-    pairs = pairs_of(number)
-    results = tuple(
-        steps.run_each(
-            "pairs",
-            f"{len(pairs)} pairs by {method!r}",
-            _pair_steps(stack, prepared, pairs, options=options, key=jax.random.fold_in(key, 1), watch=watch),
-        )
-    )
-    results = decided.with_decisions(results, options, stack)
-    graph, placed, overlap, deviation = steps.run(
-        "pose graph", "all sections together", lambda: _place(stack, prepared, results, options=options)
-    )
+    prepared, results, (graph, placed, overlap, deviation) = _aligned(stack, options, steps=steps, watch=watch)
     found = steps.run(
         "domains",
         "3D neighbours and domains",
@@ -70,6 +66,7 @@ def reconstruct_stack(
         "soft matches and their similarity",
         lambda: _match(stack, prepared, placed, key=jax.random.fold_in(key, 3)),
     )
+    composition = _composition(steps, beside, key=jax.random.fold_in(key, 4), watch=watch)
     with watch.step("atlas", "cells back in input order"):
         order = check_order(
             quality.similarity_of_pairs(results), np.array([s.z for s in stack.sections]), names=stack.names
@@ -81,9 +78,12 @@ def reconstruct_stack(
             placed.xyz, deviation, overlap, found.labels, found.confidence, placed.placed, placed.component
         )
         placements = _placements(stack, placed, graph)
-        atlas, renamed = assemble.assemble(stack, values, layout=layout)
-        said = [*histology_lost(stack, prepared.added), *stack.messages]
-        warnings = [*said, *tables.warnings(placements, results, stack.names), *renamed]
+        atlas, said = assemble.assemble(stack, values, layout=layout)
+        if beside is not None:
+            place = assemble.rows_of(stack.sections, layout)
+            said = [*said, *put_into(atlas, beside, composition, rows=place, seed=options.seed)]
+        before = [*histology_lost(stack, prepared.added), *stack.messages]
+        warnings = [*before, *tables.warnings(placements, results, stack.names), *said]
         how = {"options": asdict(options), "method": method, "histology": histology_record(stack, prepared.added)}
         atlas.uns["spatialjax"] = assemble.describe(placements, warnings=warnings, **how)
     return Reconstruction(
@@ -96,6 +96,33 @@ def reconstruct_stack(
         warnings=warnings,
         timings=watch.timings,
     )
+
+
+def _aligned(
+    stack: Any, options: Options, *, steps: Steps, watch: Watch
+) -> tuple[Prepared, tuple[PairResult, ...], Any]:
+    """Features, pairs and pose graph."""
+    method, key = options.resolved_method, jax.random.key(options.seed)
+    prepared = steps.run("features", "joint components of all sections", lambda: prepare(stack, method=method))
+    pairs = pairs_of(len(stack.sections))
+    results = tuple(
+        steps.run_each(
+            "pairs",
+            f"{len(pairs)} pairs by {method!r}",
+            _pair_steps(stack, prepared, pairs, options=options, key=jax.random.fold_in(key, 1), watch=watch),
+        )
+    )
+    results = decided.with_decisions(results, options, stack)
+    where = steps.run("pose graph", "all sections together", lambda: _place(stack, prepared, results, options=options))
+    return prepared, results, where
+
+
+def _composition(steps: Steps, beside: SpotsBesideCells | None, *, key: Any, watch: Watch) -> Any:
+    """The composition of all spots; None without a reference."""
+    if beside is None:
+        return None
+    kinds = len(beside.opened.reference.names)
+    return steps.run("composition", f"{kinds} types", lambda: find_composition(beside, key=key, say=watch.say))
 
 
 def _pair_steps(

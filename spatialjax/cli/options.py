@@ -49,6 +49,15 @@ Anchor = Annotated[
     str | None, typer.Option(help="Section that keeps its coordinates; the first placed one if not given.")
 ]
 Domains = Annotated[int | None, typer.Option(help="Number of domains; chosen from the data if not given.")]
+Cells = Annotated[
+    Path | None,
+    typer.Option("--reference", help="Annotated single cells, .h5ad: also find the types of each spot.", metavar="REF"),
+]
+CellTypes = Annotated[str | None, typer.Option(help="Column of the reference's obs with the types.", metavar="KEY")]
+CellLayer = Annotated[str | None, typer.Option(help="Layer of the reference with the raw counts.")]
+CountsLayer = Annotated[
+    str | None, typer.Option(help="Layer of the sections with the raw counts, where --layer holds others.")
+]
 DecisionsFile = Annotated[Path | None, typer.Option("--decisions", help="Your own decisions: a .json or .toml file.")]
 Exclude = Annotated[list[str] | None, typer.Option(help="Leave this section out; may be repeated.", metavar="NAME")]
 Landmarks = Annotated[Path | None, typer.Option(help="Points that you matched, a CSV file.", metavar="CSV")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,10 @@ from spatialjax.cli.application import EXIT_UNPLACED, app, guarded
 from spatialjax.cli.files import read_sections
 from spatialjax.cli.options import (
     Anchor,
+    CellLayer,
+    Cells,
+    CellTypes,
+    CountsLayer,
     DecisionsFile,
     Domains,
     Duplicates,
@@ -66,6 +70,10 @@ def reconstruct(
     anchor: Anchor = None,
     reflection: Reflection = "auto",
     n_domains: Domains = None,
+    reference: Cells = None,
+    cell_type_key: CellTypes = None,
+    reference_layer: CellLayer = None,
+    counts_layer: CountsLayer = None,
     decisions: DecisionsFile = None,
     exclude: Exclude = None,
     landmarks: Landmarks = None,
@@ -76,27 +84,36 @@ def reconstruct(
     reuse: Reuse = None,
 ) -> int:
     """Align sections into one 3D tissue and write atlas.h5ad, couplings/, report.html, viewer.html and run.json."""
-    from spatialjax.atlas import Options, Watch, console, decided, decisions_file, intake, job
-    from spatialjax.atlas.reuse import begun_from
+    from spatialjax.atlas import Options, composed, decisions_file, job
 
     chosen = decisions_file.gathered(decisions, exclude=exclude or (), landmarks=landmarks)
     options = Options(method, reflection, anchor=anchor, n_domains=n_domains, seed=seed, decisions=chosen or None)
     options.check()
+    cells = composed.ReferenceOptions(reference, cell_type_key, layer=reference_layer, counts_layer=counts_layer)
+    cells.check()
     destination = job.Destination(out, resume=resume, overwrite=overwrite, keep_checkpoint=keep_checkpoint)
     destination.check()
+    door = door_options(units, pitch, gap=gap, z=z, feature_key=feature_key, layer=layer, spatial_key=spatial_key)
+    door |= leave_options(names, duplicates, uneven=allow_spacing_mismatch) | {"histology": histology}
+    door |= {"order_by": order_by, "slice_key": slice_key}
+    return _reconstructed(sections, options, destination, cells=cells, door=door, reuse=reuse)
+
+
+def _reconstructed(
+    sections: list[Path], options: Any, destination: Any, *, cells: Any, door: dict[str, Any], reuse: Path | None
+) -> int:
+    """Read, work and write, all options being checked; the exit code."""
+    from spatialjax.atlas import Watch, composed, console, decided, intake, job
+    from spatialjax.atlas.reuse import begun_from
+
+    out = destination.out
     greet()
     with console.progress() as listener:
         watch = Watch(listener)
         with watch.step("input", f"reading {len(sections)} file{'s' * (len(sections) != 1)}"):
-            door = door_options(
-                units, pitch, gap=gap, z=z, feature_key=feature_key, layer=layer, spatial_key=spatial_key
-            )
-            door |= leave_options(names, duplicates, uneven=allow_spacing_mismatch) | {"histology": histology}
-            entry = intake.open_in_order(
-                read_sections(sections, spatial_key), order_by=order_by, slice_key=slice_key, **door
-            )
-            entry = decided.followed(entry, options)
-        card = job.finished_before(entry, options, destination) if resume else None
+            entry = intake.open_in_order(read_sections(sections, door["spatial_key"]), **door)
+            entry = composed.with_reference(decided.followed(entry, options), cells, layer=door["layer"])
+        card = job.finished_before(entry, options, destination) if destination.resume else None
         if card is None:
             destination = begun_from(reuse, entry, options, destination=destination)
             result = job.run_job(entry, options, destination, watch=watch, source=command_line())

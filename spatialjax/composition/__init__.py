@@ -1,7 +1,24 @@
 """What methods that find the composition of spots are made of: signatures, fits, samplers, calibration."""
 
 from spatialjax.composition.calibration import Correction, Stated, corrected, learnt_correction
+from spatialjax.composition.cosinemap import MapWeights, check_map, cosine_map, map_data, mapped_mass
+from spatialjax.composition.latent import LatentPrior, latent_prior
+from spatialjax.composition.lda import Topics, lda, matched_types, overdispersed_genes, pure_profiles
 from spatialjax.composition.lognormal import Likelihood, lognormal_abundance, poisson_lognormal, pooled_composition
+from spatialjax.composition.mixtures import Mixtures, balanced_cells, summed_mixtures, weighted_mixtures
+from spatialjax.composition.networked import (
+    ScaledRows,
+    cells_of_counts,
+    cells_of_shares,
+    drawn_first,
+    packed,
+    read_by_tiles,
+    row_totals,
+    scaled_rows,
+    shown_markers,
+    training_rows,
+    unpacked,
+)
 from spatialjax.composition.nnls import nnls
 from spatialjax.composition.overdispersion import MOST_TILES, gene_overdispersion
 from spatialjax.composition.poisson import (
@@ -23,6 +40,7 @@ from spatialjax.composition.pseudospots import (
     scaled_counts,
     summed_cells,
 )
+from spatialjax.composition.regression import BatchedSignatures, batch_signatures
 from spatialjax.composition.rehearsal import calibration_spots, held_out
 from spatialjax.composition.rowwise import ROW_STEPS, composed, row_tables
 from spatialjax.composition.signatures import (
@@ -33,7 +51,16 @@ from spatialjax.composition.signatures import (
     mean_signatures,
     type_sums,
 )
-from spatialjax.composition.softmap import Predicted, predicted
+from spatialjax.composition.softmap import (
+    Located,
+    Places,
+    Predicted,
+    located,
+    nowhere,
+    place_features,
+    places,
+    predicted,
+)
 from spatialjax.composition.tilewise import (
     capacity,
     count_source,
@@ -50,24 +77,39 @@ __all__ = [
     "PATTERNS",
     "ROW_STEPS",
     "Correction",
+    "BatchedSignatures",
+    "LatentPrior",
     "Likelihood",
+    "Located",
+    "MapWeights",
+    "Mixtures",
     "NormalEquations",
+    "Places",
     "Predicted",
     "Prior",
     "Profiles",
     "PseudoSpots",
     "Sampled",
+    "ScaledRows",
     "Signatures",
     "Spread",
     "Stated",
+    "Topics",
+    "balanced_cells",
+    "batch_signatures",
     "calibration_spots",
     "capacity",
     "cell_spread",
+    "cells_of_counts",
+    "cells_of_shares",
+    "check_map",
     "composed",
     "corrected",
+    "cosine_map",
     "count_source",
     "differing_genes",
     "drawn_cells",
+    "drawn_first",
     "empirical_prior",
     "fold_genes",
     "gene_information",
@@ -76,27 +118,47 @@ __all__ = [
     "held_out",
     "in_cells",
     "informative_genes",
+    "latent_prior",
+    "lda",
     "learnt_correction",
+    "located",
     "lognormal_abundance",
+    "map_data",
+    "mapped_mass",
+    "matched_types",
     "mean_profiles",
     "mean_signatures",
     "nnls",
     "normal_equations",
+    "nowhere",
+    "overdispersed_genes",
+    "packed",
+    "place_features",
+    "places",
     "poisson_abundance",
     "poisson_lognormal",
     "pooled_composition",
     "pooled_counts",
     "predicted",
+    "pure_profiles",
+    "read_by_tiles",
     "region_frequencies",
     "row_tables",
+    "row_totals",
     "sampled",
     "scaled_counts",
+    "scaled_rows",
+    "shown_markers",
     "summed_cells",
+    "summed_mixtures",
     "table_tiles",
     "tile_rows",
     "top_genes",
+    "training_rows",
     "type_sums",
+    "unpacked",
     "weighted_gram",
+    "weighted_mixtures",
     "weighted_nnls",
     "whole_equations",
     "without_counts",

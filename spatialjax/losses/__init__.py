@@ -9,6 +9,7 @@ from spatialjax.losses.assignment import (
     student_t,
     swapped_assignment,
 )
+from spatialjax.losses.composition import composition_kl, kl_minus_cosine
 from spatialjax.losses.contrast import barlow, info_nce, local_infomax, triplet
 from spatialjax.losses.counts import negative_binomial, zero_inflated_negative_binomial
 from spatialjax.losses.discrepancy import mmd
@@ -24,11 +25,13 @@ __all__ = [
     "assignment_kl",
     "balanced_assignment",
     "barlow",
+    "composition_kl",
     "cross_entropy",
     "edge_cross_entropy",
     "find_anchors",
     "gaussian_kl",
     "info_nce",
+    "kl_minus_cosine",
     "local_infomax",
     "log_cosine",
     "mmd",

@@ -12,7 +12,17 @@ from importlib import resources
 from spatialjax.methods.alignment import fields, icp, moments, paste, paste2
 from spatialjax.methods.card import Card, Method, run
 from spatialjax.methods.deconvolution import card as card_
-from spatialjax.methods.deconvolution import nnls, rctd, spike_slab, tangram
+from spatialjax.methods.deconvolution import (
+    cell2location,
+    celldart,
+    destvi,
+    nnls,
+    rctd,
+    spike_slab,
+    spoint,
+    stdeconvolve,
+    tangram,
+)
 from spatialjax.methods.domains import (
     banksy,
     consensus,
@@ -31,6 +41,8 @@ from spatialjax.methods.domains import (
     stg3net,
 )
 from spatialjax.methods.integration import paste_center
+from spatialjax.methods.mapping import local_profiles
+from spatialjax.methods.mapping import tangram as tangram_map
 
 METHODS: dict[str, dict[str, Callable[..., Method]]] = {
     "alignment": {
@@ -42,9 +54,14 @@ METHODS: dict[str, dict[str, Callable[..., Method]]] = {
     },
     "deconvolution": {
         "card": card_.card,
+        "cell2location": cell2location.cell2location,
+        "celldart": celldart.celldart,
+        "destvi": destvi.destvi,
         "nnls": nnls.nnls,
         "rctd": rctd.rctd,
         "spike_slab": spike_slab.spike_slab,
+        "spoint": spoint.spoint,
+        "stdeconvolve": stdeconvolve.stdeconvolve,
         "tangram": tangram.tangram,
     },
     "domains": {
@@ -67,6 +84,10 @@ METHODS: dict[str, dict[str, Callable[..., Method]]] = {
     "integration": {
         "paste_center": paste_center.paste_center,
     },
+    "mapping": {
+        "local_profiles": local_profiles.local_profiles,
+        "tangram": tangram_map.tangram,
+    },
 }
 
 CARDS: dict[str, dict[str, Card]] = {
@@ -79,9 +100,14 @@ CARDS: dict[str, dict[str, Card]] = {
     },
     "deconvolution": {
         "card": card_.CARD,
+        "cell2location": cell2location.CARD,
+        "celldart": celldart.CARD,
+        "destvi": destvi.CARD,
         "nnls": nnls.CARD,
         "rctd": rctd.CARD,
         "spike_slab": spike_slab.CARD,
+        "spoint": spoint.CARD,
+        "stdeconvolve": stdeconvolve.CARD,
         "tangram": tangram.CARD,
     },
     "domains": {
@@ -104,10 +130,19 @@ CARDS: dict[str, dict[str, Card]] = {
     "integration": {
         "paste_center": paste_center.CARD,
     },
+    "mapping": {
+        "local_profiles": local_profiles.CARD,
+        "tangram": tangram_map.CARD,
+    },
 }
 
 #: The method that ``method="auto"`` means, by task.
-DEFAULTS: dict[str, str] = {"alignment": "fields", "deconvolution": "spike_slab", "domains": "consensus"}
+DEFAULTS: dict[str, str] = {
+    "alignment": "fields",
+    "deconvolution": "spike_slab",
+    "domains": "consensus",
+    "mapping": "local_profiles",
+}
 
 __all__ = ["CARDS", "DEFAULTS", "METHODS", "Card", "Method", "citation", "run"]
 

@@ -22,15 +22,19 @@ from spatialjax.nn.heads import (
 from spatialjax.nn.hexagonal import HexagonalConvolution, array_directions, xy_directions
 from spatialjax.nn.messages import Attention, Graph, attend, neighbour_readout, propagate
 from spatialjax.nn.transformer import EdgeGeometry, SpatialTransformer, edge_geometry
+from spatialjax.nn.variational import CountDecoder, CountEncoder, DenseStack
 
 __all__ = [
     "Attention",
     "BatchNorm",
     "Bilinear",
     "ChebyshevConvolution",
+    "CountDecoder",
+    "CountEncoder",
     "CountHead",
     "CountParameters",
     "DenseBlock",
+    "DenseStack",
     "Discriminator",
     "EdgeGeometry",
     "Gaussian",

@@ -5,31 +5,17 @@ from __future__ import annotations
 import functools
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from spatialjax.algorithm import Algorithm, Model, minimize
-from spatialjax.composition import (
-    composed,
-    mean_profiles,
-    pooled_composition,
-    pooled_counts,
-    predicted,
-    top_genes,
-    type_sums,
-    without_counts,
-)
+from spatialjax.algorithm import Algorithm
+from spatialjax.composition import MapWeights, check_map, composed, cosine_map, map_data, mapped_mass, predicted
 from spatialjax.methods.card import Card, Method
 from spatialjax.results import Proportions
-from spatialjax.slices import bucket
 from spatialjax.tables import Reference, SpotTable
 
-#: Share of the norm below which a gene or a spot is taken for empty, and steps of the default run.
+#: Least number of cells that changes are relative to, and steps of the default run.
 _TINY, _STEPS = 1e-12, 1000
-#: Spots that are made dense at once.
-_ROWS = 4096
 #: Mean absolute change of the density by the last step, relative to its mean, at which a map has settled.
 _SETTLED = 1e-2
 
@@ -98,80 +84,30 @@ def tangram(
     ----------
     Biancalani et al. (2021), Nature Methods 18, 1352–1362.
     """
-    if mode not in ("clusters", "cells", "constrained"):
-        raise ValueError(f"Expected mode to be 'clusters', 'cells' or 'constrained', found {mode!r}.")
-    if frequencies not in ("pooled", "reference", "coded"):
-        raise ValueError(f"Expected frequencies to be 'pooled', 'reference' or 'coded', found {frequencies!r}.")
-    if density not in ("counts", "uniform", None):
-        raise ValueError(f"Expected density to be 'counts', 'uniform' or None, found {density!r}.")
+    options = {"mode": mode, "frequencies": frequencies, "density": density}
+    check_map(**options)
 
     def prepare(spots: SpotTable, reference: Reference) -> Any:
-        total = pooled_counts(spots)
-        profiles = mean_profiles(reference)
-        kept = top_genes(profiles, genes)
-        kept = kept[total[kept] > 0]
-        if not len(kept):
-            raise ValueError("Expected spots that show a gene of some type, found none: check the names of the genes.")
-        target = np.float32(cells if cells is not None else _cells_of(spots))
-        amount = np.bincount(reference.types, minlength=len(reference.names)).astype(np.float64)
-        if frequencies == "pooled":
-            shares = pooled_composition(total[kept], profiles.shares[:, kept]) / profiles.depth
-            amount = amount.sum() * shares / shares.sum()
-        read = np.ones_like(amount) if (mode, frequencies) == ("clusters", "coded") else amount
-        mapped = _mapped(reference, kept, mode, amount=amount, read=read)
-        return {**mapped, **_measured(spots, kept, density), "target": target}
+        return map_data(spots, reference, genes=genes, cells=cells, **options)
 
     def finish(found: Any, spots: SpotTable, reference: Reference) -> Proportions:
         del reference
         return composed(np.asarray(found["abundance"])[: spots.shape[0]], spots, settled=found["settled"])
 
-    weights = (weight_genes, weight_spots, 0.0 if density is None else weight_density, weight_entropy)
+    weights = MapWeights(weight_genes, weight_spots, 0.0 if density is None else weight_density, weight_entropy)
     return Method(prepare, _mapping(weights, learning_rate, filtered=mode == "constrained"), finish, max_steps=_STEPS)
 
 
 @functools.cache
-def _mapping(weights: tuple[float, ...], learning_rate: float, *, filtered: bool) -> Algorithm:
-    by_gene, by_spot, by_density, by_entropy = weights
+def _mapping(weights: MapWeights, learning_rate: float, *, filtered: bool) -> Algorithm:
+    """The map, whose result also says whether one more step would still move the composition."""
 
-    def init(key: Any, data: Any) -> tuple[Any, Any]:
-        del key
-        params = {"map": jnp.zeros((len(data["values"]), len(data["mask"])))}
-        if filtered:
-            params["filter"] = jnp.zeros(len(data["values"]))
-        return params, ()
-
-    def loss(params: Any, aux: Any, key: Any, data: Any) -> Any:
-        del key
-        mass, amount = _mass(params, data)
-        made = predicted(params["map"], data["values"] * mass[:, None], amount, mask=data["mask"])
-        genes = _cosine(made.values, data["counts"], axis=0)
-        total = -by_gene * genes.mean()
-        if by_spot:
-            filled = (data["counts"].sum(1) > 0).astype(jnp.float32)
-            spots = _cosine(made.values, data["counts"], axis=1)
-            total = total - by_spot * (spots * filled).sum() / jnp.maximum(filled.sum(), 1.0)
-        if by_density:
-            share = made.density / jnp.maximum(amount.sum(), _TINY)
-            wanted = data["density"]
-            ratio = jnp.log(jnp.maximum(wanted, _TINY)) - jnp.log(jnp.maximum(share, _TINY))
-            total = total + by_density * jnp.where(wanted > 0, wanted * ratio, 0.0).sum()
-        if by_entropy:
-            total = total + by_entropy * made.entropy
-        if filtered:
-            total = total + jnp.abs(amount.sum() - data["target"]) + (mass * (1.0 - mass) * (data["cells"] > 0)).sum()
-        return (total, jnp.float32(1.0)), (aux, {"cosine": genes.mean()})
-
-    def readout(key: Any, params: Any, aux: Any, data: Any) -> Any:
-        del key, aux
-        mass, amount = _mass(params, data)
+    def read(params: Any, data: Any) -> Any:
+        mass, amount = mapped_mass(params, data)
         made = predicted(params["map"], data["member"] * mass[:, None], amount, mask=data["mask"])
         return {"abundance": made.values}
 
-    return _with_state(minimize(Model(init, loss, readout), optax.adam(learning_rate)))
-
-
-def _with_state(algorithm: Algorithm) -> Algorithm:
-    """The algorithm whose result also says whether one more step would still move the composition."""
+    algorithm = cosine_map(read, weights=weights, learning_rate=learning_rate, filtered=filtered)
 
     def readout(key: Any, state: Any, data: Any) -> Any:
         now = algorithm.readout(key, state, data)["abundance"]
@@ -180,63 +116,6 @@ def _with_state(algorithm: Algorithm) -> Algorithm:
         return {"abundance": now, "settled": moved < _SETTLED}
 
     return Algorithm(algorithm.init, algorithm.step, readout)
-
-
-def _mass(params: Any, data: Any) -> tuple[Any, Any]:
-    """How much of each row is mapped, and how many cells that is."""
-    mass = jax.nn.sigmoid(params["filter"]) if "filter" in params else jnp.ones(len(data["cells"]))
-    return mass, mass * data["cells"]
-
-
-def _cosine(values: Any, others: Any, *, axis: int) -> Any:
-    """Along an axis; 0 where one of them is 0."""
-    size = jnp.square(values).sum(axis) * jnp.square(others).sum(axis)
-    there = size > _TINY
-    return jnp.where(there, (values * others).sum(axis) / jnp.sqrt(jnp.where(there, size, 1.0)), 0.0)
-
-
-def _mapped(
-    reference: Reference, kept: np.ndarray, mode: str, *, amount: np.ndarray, read: np.ndarray
-) -> dict[str, Any]:
-    """Rows that are mapped: counts of all the cells that each stands for, their number, and its share in the types."""
-    number, types = len(reference.names), np.asarray(reference.types)
-    counts, each = reference.counts[:, kept], np.bincount(types, minlength=number)
-    if mode == "clusters":
-        values = type_sums(counts, types, number=number) * (amount / each)[:, None]
-        return {
-            "values": values.astype(np.float32),
-            "cells": amount.astype(np.float32),
-            "member": np.diag(read).astype(np.float32),
-        }
-    places = bucket(len(types) - 1)
-    values, member = np.zeros((places, len(kept)), np.float32), np.zeros((places, number), np.float32)
-    own = np.zeros(places, np.float32)
-    own[: len(types)] = (amount / each)[types]
-    counts.astype(np.float32).toarray(out=values[: len(types)])
-    member[np.arange(len(types)), types] = own[: len(types)]
-    return {"values": values * own[:, None], "cells": own, "member": member}
-
-
-def _measured(spots: SpotTable, kept: np.ndarray, density: str | None) -> dict[str, Any]:
-    """Dense counts of the spots, in places that sections share, and the density of cells over them."""
-    n = spots.shape[0]
-    # Not the capacity of tables, of which the smallest would be a large map.
-    places = bucket(n - 1)
-    counts, total = np.zeros((places, len(kept)), np.float32), np.zeros(places, np.float32)
-    for start in range(0, n, _ROWS):
-        part = spots.rows(start, min(start + _ROWS, n))
-        counts[start : start + part.shape[0]] = part[:, kept].toarray()
-        total[start : start + part.shape[0]] = np.asarray(part.sum(1)).ravel()
-    filled = total > 0
-    wanted = total if density == "counts" else filled.astype(np.float32)
-    return {"counts": counts, "mask": filled, "density": wanted / max(float(wanted.sum()), 1.0)}
-
-
-def _cells_of(spots: SpotTable) -> float:
-    """Cells that were counted in the spots; else one a spot with counts."""
-    if spots.n_cells is not None:
-        return float(np.sum(spots.n_cells))
-    return float(np.sum(~without_counts(spots)))
 
 
 CARD = Card(

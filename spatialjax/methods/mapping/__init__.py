@@ -1,0 +1,1 @@
+"""Where single cells of a reference belong among spots: one method a file."""
