@@ -11,8 +11,9 @@ PEER, OURS = "peer ", "spike_slab"
 INTRODUCTION = """\
 # Compositions: how near, how sure
 
-Spots of known composition: cells of a tissue measured one by one (seqFISH+, MERFISH, seqFISH of an embryo, STARmap)
-summed to spots, half of the cells held out as the reference; and spots drawn from references of olfactory bulb and
+Spots of known composition: cells of a tissue measured one by one, summed to spots, with other cells as the reference
+(MERFISH, seqFISH of an embryo, STARmap; the published reference of seqFISH+ holds the spots' own cells, which flatters
+every method there); and spots drawn from references of olfactory bulb and
 pancreatic cancer in the patterns of a published benchmark, some with a factor for each gene between reference and
 spots. Every method gets the same two files and its own defaults. Truth is in cells; shares of RNA, as some packages
 return them, are divided by the mean depth of each type before they are scored. `{command}` wrote the figures.
