@@ -33,9 +33,10 @@ reference; where the tissue differs from it by more than they do among themselve
 NEAR = """\
 ## How near: beside other packages
 
-Correlation of the shares of a type over the spots, mean over the types; root mean square error; mean Jensen-Shannon
-distance of the spots; area under precision and recall of presence. Best in bold. Nulls that say the same of every spot
-stand below.
+*r*: correlation of the estimated with the true shares across the types of a spot, mean over the spots. *RMSE*: root
+mean square error of all shares. *JSD*: Jensen-Shannon divergence of a spot (base 2), mean over the spots. *AUPR*: area
+under precision and recall of types with more than 1 % of a spot. Best in bold. Nulls that say the same of every spot
+stand below. A package that is not in a table was not run on that set.
 """
 LEGEND = """\
 Power, constants and the choice of genes of `spike_slab`, and that its estimate is the mean of two fits and two
@@ -115,7 +116,7 @@ def near_table(rows: list[dict[str, Any]]) -> list[str]:
 
 def verdict(by_set: list[list[dict[str, Any]]]) -> list[str]:
     """In how many sets the default is not behind the best of the other packages."""
-    lines = ["### In short", "", "Differences below .001 count as level.", ""]
+    lines = ["### In short", "", "Beside the packages in the table of each set. Differences below .001 count as level.", ""]
     for key, (name, _) in SCORES.items():
         behind, number = [], 0
         for rows in by_set:
