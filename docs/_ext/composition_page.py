@@ -116,7 +116,7 @@ def near_table(rows: list[dict[str, Any]]) -> list[str]:
 
 def verdict(by_set: list[list[dict[str, Any]]]) -> list[str]:
     """In how many sets the default is not behind the best of the other packages."""
-    lines = ["### In short", "", "Beside the packages in the table of each set. Differences below .001 count as level.", ""]
+    lines = ["### In short", "", "Beside the packages in each table. Differences below .001 count as level.", ""]
     for key, (name, _) in SCORES.items():
         behind, number = [], 0
         for rows in by_set:
