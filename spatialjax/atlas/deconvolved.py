@@ -81,7 +81,9 @@ def deconvolve(
     Parameters
     ----------
     adata
-        Spots, of one section or of many, with raw counts.
+        Spots, of one section or of many, with raw counts. Counts that are left in a file (h5ad opened with
+        ``backed="r"``, or ``anndata.io.sparse_dataset`` of a zarr store as ``X``) are read from there in blocks of
+        rows, in the order of the file, and stay there in the result.
     reference
         Annotated single cells of the same tissue, with raw counts.
     cell_type_key
@@ -169,8 +171,7 @@ def deconvolve(
                 f"Expected finite numbers from method {name!r}, found NaN. Look for extreme values in the counts."
             )
         about = {"method": name, "seed": seed, "cell_type_key": cell_type_key, "uncertainty": uncertainty}
-        if not hasattr(opened.spots.counts, "rows"):
-            about["checks"] = gene_checks(opened, fit.result)
+        about["checks"] = gene_checks(opened, fit.result)
         return assembled(adata, opened, fit.result, key=key_added, about=about)
 
 
@@ -190,8 +191,19 @@ def assembled(adata: AnnData, opened: Any, result: Any, *, key: str, about: Mapp
     about
         What was asked for, kept in ``uns``.
     """
-    own = adata.copy() if not getattr(adata, "isbacked", False) else adata.to_memory()
-    return tables_into(own, opened, result, key=key, about=about)
+    return tables_into(_own(adata), opened, result, key=key, about=about)
+
+
+def _own(adata: AnnData) -> AnnData:
+    """A copy to write into; counts that are left in a file stay there."""
+    from anndata import AnnData
+
+    from spatialjax.io.blocks import left_in_file
+
+    if adata.X is None or not left_in_file(adata.X) or adata.raw is not None:
+        return adata.to_memory() if adata.isbacked else adata.copy()
+    parts = ("obs", "var", "uns", "obsm", "varm", "layers", "obsp", "varp")
+    return AnnData(adata.X, **{part: getattr(adata, part).copy() for part in parts})
 
 
 def tables_into(adata: AnnData, opened: Any, result: Any, *, key: str, about: Mapping[str, Any]) -> Composition:

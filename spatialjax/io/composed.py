@@ -10,7 +10,8 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
-from spatialjax.checks import InputError, listed, nearest, require_counts
+from spatialjax.checks import InputError, listed, nearest, require_counts, value_kind
+from spatialjax.io.blocks import RowBlocks, check_blocks, left_in_file
 from spatialjax.io.coordinates import read_coordinates
 from spatialjax.io.matching import match_genes
 from spatialjax.io.matrices import canonical_order, layers_of, library_sizes, take, to_csr
@@ -66,7 +67,9 @@ def open_composed(
     Parameters
     ----------
     adata, reference
-        AnnData objects.
+        AnnData objects. Counts of spots that are backed by a file (``anndata.read_h5ad(…, backed="r")``, or an ``X``
+        that is ``anndata.io.sparse_dataset`` of a zarr store) stay there and are read in blocks of rows; their spots
+        keep the order of the file.
     cell_type_key
         Column of the reference's ``obs`` with the types.
     layer, reference_layer
@@ -97,13 +100,18 @@ def open_composed(
         raise InputError(f"Expected rows in {empty}, found none.")
     codes, names, said = _types(reference, cell_type_key)
     matched = match_genes(adata, reference, ignore_case=ignore_case)
-    counts = take(_counts(adata, layer, "the spots", "layer= (--layer)"), columns=matched.spots)
+    counts = _counts(adata, layer, "the spots", "layer= (--layer)")
+    if stays := left_in_file(counts):
+        counts = RowBlocks(counts, np.arange(adata.n_obs), matched.spots)
+    else:
+        counts = take(counts, columns=matched.spots)
     cells = _counts(reference, reference_layer, "the reference", "reference_layer= (--reference-layer)")
+    cells = to_csr(cells, where="the reference")
     cells, codes, batch, names, more = _kept_cells(
         take(cells, columns=matched.reference), codes, names, _batches(reference, batch_key)
     )
     messages = [*matched.messages, *said, *more]
-    empty = int((library_sizes(counts) == 0).sum())
+    empty = int(((counts.library_sizes() if stays else library_sizes(counts)) == 0).sum())
     if empty == adata.n_obs:
         raise InputError("Expected counts in the spots, found none in the genes that they share with the reference.")
     if empty:
@@ -111,12 +119,13 @@ def open_composed(
     xy = read_coordinates(adata, spatial_key=spatial_key, name="the spots")[0] if spatial_key in adata.obsm else None
     section = _sections(adata, slice_key)
     place = np.arange(adata.n_obs)
-    if xy is not None:
+    # A file is read in the order that it has.
+    if xy is not None and not stays:
         place = canonical_order(xy, counts, np.asarray(adata.obs_names, dtype=str))
         place = place[np.argsort(section[place], kind="stable")]
     number = _cell_numbers(adata, n_cells)
     spots = SpotTable(
-        take(counts, rows=place),
+        counts if stays else take(counts, rows=place),
         None if xy is None else xy[place],
         section[place].astype(np.int32),
         None if number is None else number[place],
@@ -126,22 +135,33 @@ def open_composed(
     return Composed(spots, found, place, matched.names, messages)
 
 
-def _counts(adata: Any, layer: str | None, what: str, option: str) -> sp.csr_matrix:
+def _counts(adata: Any, layer: str | None, what: str, option: str) -> Any:
+    """Raw counts, checked: in memory as canonical csr, or left in their file where they are backed by one."""
     layers = layers_of(adata)
     if layer is not None and layer not in layers:
         raise InputError(f"Expected layer {layer!r} in {what}, found the layers {listed(layers, limit=8)}.")
     matrix = adata.X if layer is None else layers[layer]
     if matrix is None:
         raise InputError(f"Expected counts in X of {what}, found none. Give {option}: {listed(layers, limit=8)}.")
-    counts = to_csr(matrix, where=f"{'X' if layer is None else f'layer {layer!r}'} of {what}")
-    others = {name: to_csr(m, where=f"layer {name!r}") for name, m in layers.items() if name != layer}
-    try:
-        require_counts(counts, what=f"deconvolution, in {what},", layers=others)
-    except InputError as error:
-        text = str(error)
-        if option != "layer= (--layer)":
-            text = text.replace("give layer=", "give reference_layer=").replace("(--layer ", "(--reference-layer ")
-        raise InputError(text) from None
+    where = f"{'X' if layer is None else f'layer {layer!r}'} of {what}"
+
+    def check(counts: sp.csr_matrix) -> None:
+        if value_kind(counts) == "counts":
+            return
+        others = {name: to_csr(m, where=f"layer {name!r}") for name, m in layers.items() if name != layer}
+        try:
+            require_counts(counts, what=f"deconvolution, in {what},", layers=others)
+        except InputError as error:
+            text = str(error)
+            if option != "layer= (--layer)":
+                text = text.replace("give layer=", "give reference_layer=").replace("(--layer ", "(--reference-layer ")
+            raise InputError(text) from None
+
+    if left_in_file(matrix):
+        check_blocks(matrix, check, where=where)
+        return matrix
+    counts = to_csr(matrix, where=where)
+    check(counts)
     return counts
 
 
