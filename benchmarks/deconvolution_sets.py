@@ -22,7 +22,7 @@ import record
 import scipy.sparse as sp
 
 from spatialjax.composition import pseudospots
-from spatialjax.simulate import generator
+from spatialjax.keys import generator
 
 #: Standard deviation of the logarithm of a gene's platform effect.
 PLATFORM = 0.5

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-import jax
 import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Array, Float, Int
 
+from spatialjax.keys import generator
 from spatialjax.registration.procrustes import procrustes
 from spatialjax.transforms import Affine, rigid
 
@@ -234,12 +234,6 @@ def _check_ranges(**numbers: int) -> None:
         low = 20 if name == "spots" else 1
         if value < low:
             raise ValueError(f"Expected {name} of at least {low}, found {value}.")
-
-
-def generator(key: Array) -> np.random.Generator:
-    """A numpy generator that follows from a JAX key."""
-    typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return np.random.default_rng(np.asarray(jax.random.key_data(key) if typed else key).ravel().tolist())
 
 
 def _draw_waves(rng: np.random.Generator, *, outputs: int, terms: int, frequency: float) -> _Waves:

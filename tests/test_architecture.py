@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "spatialjax"
 
-GROUND = {"slices", "transforms", "results", "checks", "tiles", "tables"}
+GROUND = {"slices", "transforms", "results", "checks", "keys", "tiles", "tables"}
 FIRST = {
     "algorithm",
     "preprocess",
@@ -53,7 +53,7 @@ SIDEWAYS = {
     "propagation": {"graphs", "preprocess"},
     "registration": {"graphs", "preprocess"},
     "transport": {"algorithm", "graphs"},
-    "composition": {"algorithm", "simulate"},
+    "composition": {"algorithm"},
     "probability": {"algorithm"},
     "simulate": {"registration"},
     "pp": {"io"},

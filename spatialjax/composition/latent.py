@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from spatialjax.simulate import generator
+from spatialjax.keys import generator
 
 #: Least standard deviation of a component.
 _LEAST_SD = 1e-2

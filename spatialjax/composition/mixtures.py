@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from jaxtyping import Array, Float, Int
 
 from spatialjax.composition.pseudospots import scaled_counts, summed_cells
-from spatialjax.simulate import generator
+from spatialjax.keys import generator
 
 #: Mean and standard deviation of the number of cells of a spot and of its types, and most cells.
 _CELLS, _TYPES, _MOST = (10.0, 5.0), (5.0, 2.5), 20

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Array, Float, Int
 
-from spatialjax.simulate import generator
+from spatialjax.keys import generator
 
 #: Patterns of the abundance of types over the regions of a synthetic tissue.
 Pattern = Literal[

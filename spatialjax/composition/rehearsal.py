@@ -13,7 +13,7 @@ from spatialjax.composition.profiles import pooled_counts
 from spatialjax.composition.pseudospots import scaled_counts, summed_cells
 from spatialjax.composition.signatures import Signatures, mean_signatures
 from spatialjax.composition.tilewise import places, tile_rows
-from spatialjax.simulate import generator
+from spatialjax.keys import generator
 from spatialjax.tables import Reference, SpotTable
 from spatialjax.tiles import Tile
 
