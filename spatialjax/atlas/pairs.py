@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from spatialjax.atlas.features import Prepared
 from spatialjax.methods import METHODS, card
-from spatialjax.registration import FieldPair, PoseScore, field_pair, null_evidence, score_poses
+from spatialjax.registration import PoseScore, field_pair, null_evidence, score_poses
 from spatialjax.registration.outline import posterior_with_outlines
 from spatialjax.registration.posterior import PosePosterior, overlap_interval, pose_posterior
 from spatialjax.transforms import Affine
@@ -193,11 +193,11 @@ def fitted_poses(prepared: Prepared, pair: tuple[int, int], result: Any) -> tupl
     return _uncentred(prepared, pair, Affine(matrix, shift)), usable
 
 
-def scored(prepared: Prepared, pair: tuple[int, int], poses: Affine, *, made: FieldPair | None = None) -> PoseScore:
+def scored(prepared: Prepared, pair: tuple[int, int], poses: Affine) -> PoseScore:
     """``registration.score_poses`` of poses in µm, as numpy arrays; the number of poses compiles nothing new."""
     a, b = pair
     number = len(poses.shift)
-    score = score_poses(_centred(prepared, pair, poses), prepared.slices[a], prepared.slices[b], pair=made)
+    score = score_poses(_centred(prepared, pair, poses), prepared.slices[a], prepared.slices[b])
     score = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64)[:number], score)
     return score.replace(center=score.center + prepared.centers[b])
 
@@ -235,7 +235,7 @@ def _weigh(prepared: Prepared, pair: tuple[int, int], fit: Any, *, key: Any, sca
         return _nothing(pair, prepared, fit.status)
     interval = overlap_interval(draw_key, made, found)
     about = {"interval": interval, "edges": edges, "threshold": threshold, "status": fit.status}
-    return _from_posterior(prepared, pair, found, made=made, **about)
+    return _from_posterior(prepared, pair, found, **about)
 
 
 def _from_posterior(
@@ -243,7 +243,6 @@ def _from_posterior(
     pair: tuple[int, int],
     found: PosePosterior,
     *,
-    made: FieldPair,
     interval: Any,
     edges: tuple[float, float] | None,
     threshold: float,
@@ -262,7 +261,7 @@ def _from_posterior(
         precision=np.linalg.inv(covariance),
         center=found.center[real] + prepared.centers[b],
         threshold=threshold,
-        similarity=float(scored(prepared, pair, poses, made=made).similarity[0]),
+        similarity=float(found.similarity[0]),
         status=status,
         posterior=PairPosterior(
             probability=found.probability[real],

@@ -16,7 +16,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 from scipy.linalg import hadamard
 
-from spatialjax.registration.evidence import look, matched_odds, score
+from spatialjax.registration.evidence import look, matched_odds, score, similarity
 from spatialjax.registration.pairs import FieldPair, place
 from spatialjax.transforms import rigid
 
@@ -49,6 +49,8 @@ class Pull:
         Minus the second derivative that each spot contributes, symmetric.
     evidence
         Nats, every covered spot counted in full, as ``pairs.score_pair`` has it.
+    similarity
+        Mean correlation of the components in the overlap, weighed by their variance.
     patch
         For each orientation of the cuts the patch of tissue that a spot lies in.
     """
@@ -60,6 +62,7 @@ class Pull:
     scores: Float[Array, "n d"]
     information: Float[Array, "n d d"]
     evidence: Float[Array, ""]
+    similarity: Float[Array, ""]
     patch: Int[Array, "o n"]
 
 
@@ -100,32 +103,35 @@ def pull_placed(pair: FieldPair, placed: Float[Array, "n 2"], *, step: float = 0
         share = (weights / jnp.maximum(weights.sum(), 1e-6))[:, None]
         center = jnp.where(still, (share * placed).sum(0), center)
         arm = jnp.where(still, jnp.sqrt((share * (placed - center) ** 2).sum() + 1e-6), arm)
-
-        def evidence(values: Any) -> Any:
-            return score(seen.replace(values=values), pair.features, weights, samples=pair.mixed).evidence
-
-        force = jnp.einsum("np,npk->nk", jax.grad(evidence)(seen.values), seen.slopes)
+        # By the held weights for the pull, by the cover alone for the evidence.
+        found = jax.vmap(lambda held: score(seen, pair.features, held, samples=pair.mixed))(jnp.stack([weights, cover]))
+        force = (found.slopes[0][..., None] * seen.slopes).sum(1)
         lever = there - center - motion[1:3]
         turn = (lever[:, 0] * force[:, 1] - lever[:, 1] * force[:, 0]) / arm
         parts = [turn[:, None], force]
         if scale:
             parts.append((lever * force).sum(1)[:, None] / arm)
-        whole = score(seen, pair.features, cover, samples=pair.mixed).evidence
-        return (weights, center, arm), (jnp.concatenate(parts, 1), whole)
+        whole = jax.tree.map(lambda leaf: leaf[1], found)
+        return (weights, center, arm), (jnp.concatenate(parts, 1), whole.evidence, similarity(whole, pair.features))
 
     start = (pair.weights, jnp.zeros(2), jnp.ones(()))
-    (held, center, arm), (scores, evidence) = jax.lax.scan(see, start, motions)
+    (held, center, arm), (scores, evidence, alike) = jax.lax.scan(see, start, motions)
     information = jnp.moveaxis(scores[1 + size :] - scores[1 : 1 + size], 0, -1) / (2 * step)
     information = 0.5 * (information + information.swapaxes(1, 2))
     patch = jax.lax.map(lambda turn: patches(placed, held, orientation=turn), jnp.array(ORIENTATIONS))
-    return Pull(placed, held, center, arm, scores[0], information, evidence[0], patch)
+    return Pull(placed, held, center, arm, scores[0], information, evidence[0], alike[0], patch)
 
 
 def inverse(information: Float[Array, "*b d d"]) -> Float[Array, "*b d d"]:
     """Inverse of a symmetric matrix, its eigenvalues raised to ``LEAST_EIGENVALUE`` of the largest one."""
+    return _raised(information, power=-1)
+
+
+def _raised(information: Any, *, power: int) -> Any:
+    """The matrix to the power of 1 or -1, its least eigenvalues raised first."""
     values, vectors = jnp.linalg.eigh(information)
-    least = jnp.maximum(LEAST_EIGENVALUE * values[..., -1:], 1e-6)
-    return jnp.einsum("...ab,...b,...cb->...ac", vectors, 1.0 / jnp.maximum(values, least), vectors)
+    values = jnp.maximum(values, jnp.maximum(LEAST_EIGENVALUE * values[..., -1:], 1e-6))
+    return jnp.einsum("...ab,...b,...cb->...ac", vectors, values**power, vectors)
 
 
 def patches(
@@ -172,8 +178,7 @@ def temperature(found: Pull) -> Float[Array, ""]:
     McCarthy (1969), Rev. Int. Stat. Inst. 37, for balanced half-samples.
     """
     signs = jnp.asarray(hadamard(PATCHES)[1:] > 0, jnp.float32)
-    whole = found.information.sum(0)
-    curvature = jnp.linalg.inv(inverse(whole))
+    curvature = _raised(found.information.sum(0), power=1)
 
     def ratio(label: Any) -> Any:
         slopes = jax.ops.segment_sum(found.scores, label, PATCHES)

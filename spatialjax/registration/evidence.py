@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
@@ -28,6 +29,8 @@ class Scored:
         Where the angle turns about: the mean place of the overlapping spots, in the target's frame.
     correlation
         (p,) correlation of each component inside the overlap.
+    slopes
+        Of the evidence along the value that each spot sees of each component.
     """
 
     evidence: Float[Array, ""]
@@ -35,6 +38,7 @@ class Scored:
     curvature: Float[Array, "3 3"]
     center: Float[Array, "2"]
     correlation: Float[Array, "p"]
+    slopes: Float[Array, "n p"]
 
 
 @struct.dataclass
@@ -103,7 +107,13 @@ def score(
     slope = ab / (aa + floor)
     gain = jnp.where(r > 0, strength * slope**2 / ((bb + floor) * (1 - r**2)), 0.0)
     curvature = jnp.einsum("np,npk,npl->kl", share * gain, moves, moves)
-    return Scored(correlation_evidence(r, count), gradient, curvature, center, r)
+    return Scored(correlation_evidence(r, count), gradient, curvature, center, r, by_value)
+
+
+def similarity(scored: Scored, features: Float[Array, "n p"]) -> Float[Array, ""]:
+    """Mean correlation of the components inside the overlap, weighed by their variance."""
+    spread = (features**2).sum(0)
+    return (scored.correlation * spread).sum() / jnp.maximum(spread.sum(), 1e-12)
 
 
 def newton_step(
@@ -150,9 +160,9 @@ def matched_odds(seen: Seen, features: Any, weights: Any, *, prior: float = 0.95
         (n,) probability for the covered spots; off the target's tissue it means nothing: multiply by the cover.
     """
     values, base = seen.values, weights * seen.cover
-    odds = jnp.ones_like(base)
-    share = prior
-    for _ in range(rounds):
+
+    def again(_: Any, held: tuple[Any, Any]) -> tuple[Any, Any]:
+        odds, share = held
         w = base * odds
         w = (w / jnp.maximum(w.sum(), 1e-6))[:, None]
         u = base[:, None] / jnp.maximum(base.sum(), 1e-6)
@@ -164,5 +174,6 @@ def matched_odds(seen: Seen, features: Any, weights: Any, *, prior: float = 0.95
         log_ratio = 0.5 * jnp.log(outer / inner) - 0.5 * (b - slope * a) ** 2 / inner + 0.5 * b**2 / outer
         log_ratio = (informative * log_ratio).sum(1) / jnp.maximum(informative.sum(), 1.0) * 2.0
         odds = 1.0 / (1.0 + (1.0 - share) / share * jnp.exp(-jnp.clip(log_ratio, -30.0, 30.0)))
-        share = jnp.clip((base * odds).sum() / jnp.maximum(base.sum(), 1e-6), 0.05, 0.99)
-    return odds
+        return odds, jnp.clip((base * odds).sum() / jnp.maximum(base.sum(), 1e-6), 0.05, 0.99)
+
+    return jax.lax.fori_loop(0, rounds, again, (jnp.ones_like(base), jnp.asarray(prior, base.dtype)))[0]

@@ -10,10 +10,11 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Key
 
+from spatialjax.keys import generator
 from spatialjax.preprocess import smoothed_places
-from spatialjax.registration.evidence import Scored, look, matched_odds, newton_step, score
+from spatialjax.registration.evidence import Scored, look, matched_odds, newton_step, score, similarity
 from spatialjax.registration.raster import Field, rasterize
-from spatialjax.registration.search import Peaks, coarse_fields, search
+from spatialjax.registration.search import Peaks, best_unrelated, coarse_fields, search
 from spatialjax.slices import Slice, bucket
 from spatialjax.transforms import Affine, rigid
 
@@ -186,19 +187,29 @@ def refine_step(pair: FieldPair, pose: tuple[Any, Any, Any], damping: Any) -> tu
     """
     angle, shift, mirrored = pose
     reach = jnp.array([jnp.deg2rad(3.0), 1.0, 1.0])
-    seen = look(pair.field, place(pair.points, pose))
-    held = pair.weights * seen.cover * matched_odds(seen, pair.features, pair.weights)
-    here = score(seen, pair.features, held, samples=pair.mixed)
-    step = newton_step(here.gradient, here.curvature, damping, reach=reach)
-    turn = rigid(step[0], step[1:], center=here.center)
-    there = score(look(pair.field, turn(seen.placed)), pair.features, held, samples=pair.mixed)
-    better = there.evidence > here.evidence
+    start = place(pair.points, pose)
+
+    # One body for the pose and for the one a step away compiles the costly look once.
+    def see(held: tuple[Any, Any, Any], first: Any) -> tuple[Any, Any]:
+        weights, step, center = held
+        seen = look(pair.field, rigid(step[0], step[1:], center=center)(start))
+        matched = pair.weights * seen.cover * matched_odds(seen, pair.features, pair.weights)
+        weights = jnp.where(first, matched, weights)
+        found = score(seen, pair.features, weights, samples=pair.mixed)
+        ahead = newton_step(found.gradient, found.curvature, damping, reach=reach)
+        return (weights, jnp.where(first, ahead, step), jnp.where(first, found.center, center)), found.evidence
+
+    (_, step, center), (here, there) = jax.lax.scan(
+        see, (pair.weights, jnp.zeros(3), jnp.zeros(2)), jnp.array([True, False])
+    )
+    turn = rigid(step[0], step[1:], center=center)
+    better = there > here
     shift = jnp.where(better, turn(shift[None])[0], shift)
     angle = jnp.where(better, angle + step[0], angle)
     damping = jnp.clip(jnp.where(better, damping * 0.3, damping * 4.0), 1e-3, 1e3)
     rim = jnp.sqrt(jnp.max(jnp.where(pair.weights > 0, (pair.points**2).sum(1), 0.0)))
     length = jnp.abs(step[0]) * rim + jnp.sqrt((step[1:] ** 2).sum())
-    return (angle, shift, mirrored), damping, length, here.evidence
+    return (angle, shift, mirrored), damping, length, here
 
 
 def score_pair(pair: FieldPair, pose: tuple[Any, Any, Any]) -> tuple[Scored, Any]:
@@ -233,9 +244,8 @@ def _scores(pair: FieldPair, poses: Affine) -> PoseScore:
         scored, overlap = score_pair(pair, from_affine(pair, pose))
         scale = jnp.array([1.0, 1.0, 1.0]).at[1:].set(1.0 / pair.unit)
         precision = scored.curvature * scale[:, None] * scale[None, :]
-        spread = (pair.features**2).sum(0)
-        similarity = (scored.correlation * spread).sum() / jnp.maximum(spread.sum(), 1e-12)
-        return scored.evidence, precision, scored.center * pair.unit + pair.centers[1], overlap, similarity
+        center = scored.center * pair.unit + pair.centers[1]
+        return scored.evidence, precision, center, overlap, similarity(scored, pair.features)
 
     return PoseScore(*jax.lax.map(one, poses))
 
@@ -273,10 +283,8 @@ def score_poses(poses: Affine, source: Slice, target: Slice, *, pair: FieldPair 
 
 
 @jax.jit
-def _best_unrelated(pair: FieldPair, order: Any, sign: Any) -> Any:
-    source, target = pair.coarse
-    shuffled = target.replace(values=target.values[..., order] * sign)
-    return find_peaks(pair.replace(coarse=(source, shuffled)), angles=24, keep=2).evidence[0]
+def _best_unrelated(pair: FieldPair, partners: Any, signs: Any) -> Any:
+    return best_unrelated(*pair.coarse, jnp.full(signs.shape[1], pair.area), partners=partners, signs=signs)
 
 
 def null_evidence(key: Key[Array, ""], pair: FieldPair, *, draws: int = 5) -> float:
@@ -302,15 +310,11 @@ def null_evidence(key: Key[Array, ""], pair: FieldPair, *, draws: int = 5) -> fl
     """
     if draws < 2:
         raise ValueError(f"Expected at least two draws for a second largest one, found {draws}.")
-    p = pair.features.shape[1]
-    best = []
-    for draw in range(draws):
-        k1, k2 = jax.random.split(jax.random.fold_in(key, draw))
-        # A cyclic shift has no fixed component: none keeps its own partner.
-        order = (jnp.arange(p) + 1 + jax.random.randint(k1, (), 0, max(p - 1, 1))) % p
-        sign = jnp.where(jax.random.bernoulli(k2, 0.5, (p,)), 1.0, -1.0)
-        best.append(float(_best_unrelated(pair, order, sign)))
-    return sorted(best)[-2]
+    p, rng = pair.features.shape[1], generator(key)
+    # A cyclic shift has no fixed component: none keeps its own partner.
+    partners = (np.arange(p) + 1 + rng.integers(max(p - 1, 1), size=(draws, 1))) % p
+    signs = rng.choice(np.array([-1.0, 1.0], np.float32), (draws, p))
+    return float(np.sort(_best_unrelated(pair, partners, signs))[-2])
 
 
 def usable(evidence: Float[Array, "k"]) -> Bool[Array, "k"]:

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
-from jax.scipy.stats import norm
 from jaxtyping import Array, Bool, Float, Int, Key
+from scipy.special import ndtr, ndtri
 
+from spatialjax.keys import generator
 from spatialjax.registration.calibration import CALIBRATION, Calibration, mode_weights, widening
 from spatialjax.registration.curvature import inverse, pull, temperature, warp_variance
 from spatialjax.registration.evidence import look
@@ -59,6 +61,8 @@ class PosePosterior:
         How much wider than its curvature each mode was found to spread, before clipping.
     spots
         Number of source spots, weighed, that each mode matches.
+    similarity
+        Mean correlation of the components in the overlap, weighed by their variance.
     scale
         How much larger the target shows the tissue, where that was asked for.
     """
@@ -74,15 +78,16 @@ class PosePosterior:
     ambiguous: Bool[Array, ""]
     temperature: Float[Array, "k"]
     spots: Float[Array, "k"]
+    similarity: Float[Array, "k"]
     scale: ScaleSpread | None = None
 
 
 class OverlapInterval(NamedTuple):
     """Share of the source's spots that lie on the target's tissue: its posterior mean and an interval."""
 
-    mean: Float[Array, ""]
-    low: Float[Array, ""]
-    high: Float[Array, ""]
+    mean: float
+    low: float
+    high: float
 
 
 class _Mode(NamedTuple):
@@ -93,6 +98,7 @@ class _Mode(NamedTuple):
     warp: Any
     temperature: Any
     spots: Any
+    similarity: Any
 
 
 @partial(jax.jit, static_argnames="scale")
@@ -164,6 +170,7 @@ def pose_posterior(
         ambiguous=probability[1:].max(initial=0.0) >= AMBIGUOUS,
         temperature=modes.temperature,
         spots=modes.spots,
+        similarity=modes.similarity,
         scale=scale_spread(pair, poses, calibration=calibration) if scale else None,
     )
 
@@ -187,12 +194,14 @@ def _mode(pair: FieldPair, pose: Affine, constants: Calibration) -> _Mode:
         warp * pair.unit**2,
         heat,
         spots,
+        found.similarity,
     )
 
 
 def _difference(pose: Affine, other: Affine, center: Any) -> Any:
-    """The perturbation (angle, x, y) about ``center`` that takes ``other`` to ``pose``, maps of one parity."""
-    turn = pose.compose(other.inverse())
+    """The perturbation (angle, x, y) about ``center`` that takes ``other`` to ``pose``, rigid maps of one parity."""
+    back = other.matrix.swapaxes(-1, -2)
+    turn = pose.compose(Affine(back, -(back @ other.shift[..., None])[..., 0]))
     return jnp.concatenate([turn.angle[..., None], turn(center[..., None, :])[..., 0, :] - center], -1)
 
 
@@ -207,7 +216,10 @@ def _repeated(modes: _Mode) -> Any:
     one, two = (Affine(jnp.expand_dims(modes.pose.matrix, k), jnp.expand_dims(modes.pose.shift, k)) for k in (1, 0))
     apart = _difference(one, two, jnp.broadcast_to(modes.center[None], (number, number, 2)))
     joint = modes.covariance[:, None] + modes.covariance[None]
-    distance = jnp.einsum("ija,ija->ij", apart, jnp.linalg.solve(joint, apart[..., None])[..., 0])
+    # The adjugate: three numbers in three units need no decomposition, which would take long to compile.
+    adjugate = jnp.stack([jnp.cross(joint[..., k - 2, :], joint[..., k - 1, :]) for k in range(3)], -2)
+    determinant = (joint[..., 0, :] * adjugate[..., 0, :]).sum(-1)
+    distance = jnp.einsum("ija,ijab,ijb->ij", apart, adjugate, apart) / determinant
     same = (distance < SAME_MODE**2) & (one.mirrored == two.mirrored) & jnp.isfinite(modes.evidence)[None]
     return (same & jnp.tri(number, k=-1, dtype=bool)).any(1)
 
@@ -229,12 +241,11 @@ def sample_poses(key: Key[Array, ""], posterior: PosePosterior, *, draws: int) -
     tuple
         ``draws`` maps from source µm to target µm, and the mode of each.
     """
-    pick_key, move_key = jax.random.split(key)
-    mode = jax.random.categorical(pick_key, jnp.log(jnp.maximum(posterior.probability, 1e-30)), shape=(draws,))
-    root = jnp.linalg.cholesky(posterior.covariance)[mode]
-    motion = jnp.einsum("dab,db->da", root, jax.random.normal(move_key, (draws, 3)))
-    turn = rigid(motion[:, 0], motion[:, 1:], center=posterior.center[mode])
-    return turn.compose(posterior.poses[mode]), mode
+    rng, found = generator(key), jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), posterior)
+    mode = rng.choice(len(found.probability), draws, p=found.probability / found.probability.sum())
+    motion = np.einsum("dab,db->da", np.linalg.cholesky(found.covariance[mode]), rng.normal(size=(draws, 3)))
+    turn = rigid(motion[:, 0], motion[:, 1:], center=found.center[mode])
+    return turn.compose(found.poses[mode]), mode
 
 
 def log_density(posterior: PosePosterior, poses: Affine) -> Float[Array, "d"]:
@@ -273,13 +284,12 @@ def overlap_interval(
     level
         Probability of the interval, equal tails.
     """
-    pose_key, edge_key = jax.random.split(key)
     # The cover falls off an edge like a normal distribution of about a pitch.
-    spread = jnp.sqrt(EDGE_SD**2 + posterior.warp / pair.unit**2)
-    edges = norm.cdf(norm.ppf(EDGE_COVER) + spread * jax.random.normal(edge_key, (draws,)))
-    shares = _shares(pair, sample_poses(pose_key, posterior, draws=draws)[0], edges)
-    low, high = jnp.quantile(shares, jnp.array([0.5 - level / 2, 0.5 + level / 2]))
-    return OverlapInterval(shares.mean(), low, high)
+    spread = np.sqrt(EDGE_SD**2 + float(posterior.warp) / float(pair.unit) ** 2)
+    edges = ndtr(ndtri(EDGE_COVER) + spread * generator(jax.random.fold_in(key, 1)).normal(size=draws))
+    poses = jax.tree.map(np.float32, sample_poses(key, posterior, draws=draws)[0])
+    shares = np.asarray(_shares(pair, poses, np.float32(edges)), np.float64)
+    return OverlapInterval(shares.mean(), *np.quantile(shares, [0.5 - level / 2, 0.5 + level / 2]))
 
 
 @jax.jit

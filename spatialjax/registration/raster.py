@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -131,21 +132,18 @@ def sample(field: Field, points: Float[Array, "n 2"]) -> tuple[Any, Any, Any]:
     inside = jnp.all((place >= 1) & (place <= jnp.array([height - 3.0, width - 3.0])), axis=1)
     place = jnp.clip(place, 1.0, jnp.array([height - 3.0, width - 3.0]))
     corner = jnp.floor(place).astype(jnp.int32)
-    wx, gx = _spline(place[:, 0] - corner[:, 0])
-    wy, gy = _spline(place[:, 1] - corner[:, 1])
-    table = jnp.concatenate([field.values, field.cover[..., None]], -1)
-    flat = table.reshape(height * width, -1)
-    value = slope_x = slope_y = 0.0
-    for i in range(4):
-        row = (corner[:, 0] + i - 1) * width + corner[:, 1]
-        line = line_slope = 0.0
-        for j in range(4):
-            node = flat[row + j - 1]
-            line = line + wy[:, j, None] * node
-            line_slope = line_slope + gy[:, j, None] * node
-        value = value + wx[:, i, None] * line
-        slope_x = slope_x + gx[:, i, None] * line
-        slope_y = slope_y + wx[:, i, None] * line_slope
+    across, down = (jnp.stack(_spline(place[:, k] - corner[:, k])) for k in (0, 1))
+    flat = jnp.concatenate([field.values, field.cover[..., None]], -1).reshape(height * width, -1)
+
+    # One body for the sixteen nodes around a point: every program that looks at a field compiles it.
+    def add(node: Any, sums: Any) -> Any:
+        i, j = node // 4, node % 4
+        here = flat[(corner[:, 0] + i - 1) * width + corner[:, 1] + j - 1]
+        (wx, gx), (wy, gy) = (jnp.take(weights, k, axis=2)[..., None] for weights, k in ((across, i), (down, j)))
+        return sums[0] + wx * wy * here, sums[1] + gx * wy * here, sums[2] + wx * gy * here
+
+    none = jnp.zeros((len(points), flat.shape[1]), flat.dtype)
+    value, slope_x, slope_y = jax.lax.fori_loop(0, 16, add, (none, none, none))
     slope = jnp.stack([slope_x, slope_y], -1)[:, :-1] / field.pixel
     return value[:, :-1], slope, jnp.where(inside, value[:, -1], 0.0)
 

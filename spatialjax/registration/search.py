@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from spatialjax.registration.raster import Field, rasterize
+
+#: Nodes at each border of a field that may see no tissue.
+FREE = 3
 
 
 @struct.dataclass
@@ -64,7 +67,8 @@ def search(source: Field, target: Field, area: Float[Array, "p"], *, angles: int
     Parameters
     ----------
     source, target
-        Fields with one pixel size, centred near the origin, on equal square grids.
+        Fields with one pixel size, centred near the origin, on equal square grids; no tissue on the ``FREE`` outermost
+        nodes, at any rotation of the source (see ``coarse_fields``).
     area
         Area of one independent sample of each component, in the fields' unit squared.
     angles
@@ -77,30 +81,88 @@ def search(source: Field, target: Field, area: Float[Array, "p"], *, angles: int
     Peaks
         The peaks, the best first.
     """
-    side = 2 * target.cover.shape[0]
-    spectra = _spectra(_moments(target.values, target.cover), side)
-    variance = _variance(target.values, target.cover)
-    turn = jnp.arange(angles) * (2 * jnp.pi / angles)
-    pixels = area / target.pixel**2
-    least = 0.05 * jnp.minimum(target.cover.sum(), source.cover.sum())
+    side, p = _padded(target), len(area)
+    spectra = _spectra(target.values, target.cover, side)
+    judged = _judged(source, target, area)
 
     def one(pose: tuple[Any, Any]) -> Any:
-        angle, mirrored = pose
-        values, cover = _turned(source, angle, mirrored)
-        return _evidence_map(_moments(values, cover), spectra, pixels=pixels, least=least, variance=variance, side=side)
+        turned = _spectra(*_turned(source, *pose), side)
+        across = _correlated(turned[1 : 1 + p], spectra[1 : 1 + p], side)
+        return _evidence_map(_products(turned, spectra, side), across, *judged)
 
-    parity, angle = (a.ravel() for a in jnp.meshgrid(jnp.array([0.0, 1.0]), turn, indexing="ij"))
-    maps = jax.lax.map(one, (angle, parity))
-    maps = maps.reshape(2, angles, side, side)
-    picks = [_maxima(maps[m], keep // 2, reach=max(side // 24, 2)) for m in (0, 1)]
-    index = jnp.concatenate([p[0] for p in picks])
-    evidence = jnp.concatenate([p[1] for p in picks])
+    turn, poses = _all_poses(angles)
+    maps = jax.lax.map(one, poses).reshape(2, angles, side, side)
+    index, evidence = jax.vmap(lambda maps: _maxima(maps, keep // 2, reach=max(target.cover.shape[0] // 12, 2)))(maps)
+    index, evidence = index.reshape(-1, 3), evidence.ravel()
     mirrored = jnp.repeat(jnp.array([0.0, 1.0]), keep // 2)
     step = index[:, 1:]
     lag = jnp.where(step >= side // 2, step - side, step)
     shift = lag * target.pixel + (target.origin - _turned_origin(source))
     order = jnp.argsort(-evidence)
     return Peaks(turn[index[:, 0]][order], shift[order], mirrored[order], evidence[order])
+
+
+def best_unrelated(
+    source: Field,
+    target: Field,
+    area: Float[Array, "p"],
+    *,
+    partners: Int[Array, "d p"],
+    signs: Float[Array, "d p"],
+    angles: int = 24,
+) -> Float[Array, "d"]:
+    """Evidence of the best pose of ``source`` on ``target`` with its components exchanged and turned in sign.
+
+    What ``search`` would find for each draw; what the exchange leaves as it is, is transformed once for all of them.
+
+    Parameters
+    ----------
+    source, target, area
+        As in ``search``.
+    partners
+        For each draw the component of the target that stands in the place of each one.
+    signs
+        And its sign.
+    angles
+        Number of rotations over the full turn, both parities.
+    """
+    side, p = _padded(target), len(area)
+    spectra = _spectra(target.values, target.cover, side)
+    pixels, least, variance = _judged(source, target, area)
+
+    def one(pose: tuple[Any, Any]) -> Any:
+        turned = _spectra(*_turned(source, *pose), side)
+        cover, a, b, aa, bb = _products(turned, spectra, side)
+
+        def drawn(exchange: tuple[Any, Any]) -> Any:
+            partner, sign = exchange[0], exchange[1][:, None, None]
+            across = _correlated(turned[1 : 1 + p], sign * spectra[1 + partner], side)
+            products = cover, sign * a[partner], b, aa[partner], bb
+            return _evidence_map(products, across, pixels, least, variance[partner]).max()
+
+        return jax.lax.map(drawn, (partners, signs))
+
+    return jax.lax.map(one, _all_poses(angles)[1]).max(0)
+
+
+def _padded(field: Field) -> int:
+    """Side of the transforms: what two fields span at most, so that no shift meets the other end of the grid."""
+    return 2 * (field.cover.shape[0] - 2 * FREE)
+
+
+def _all_poses(angles: int) -> tuple[Any, tuple[Any, Any]]:
+    """The rotations; and angle and parity of every pose that is looked at."""
+    turn = jnp.arange(angles) * (2 * jnp.pi / angles)
+    parity, angle = (a.ravel() for a in jnp.meshgrid(jnp.array([0.0, 1.0]), turn, indexing="ij"))
+    return turn, (angle, parity)
+
+
+def _judged(source: Field, target: Field, area: Any) -> tuple[Any, Any, Any]:
+    """Pixels of one independent sample, the least overlap in pixels, and the variance of the target's components."""
+    total = jnp.maximum(target.cover.sum(), 1e-6)
+    mean = (target.values * target.cover[..., None]).sum((0, 1)) / total
+    variance = ((target.values - mean) ** 2 * target.cover[..., None]).sum((0, 1)) / total
+    return area / target.pixel**2, 0.05 * jnp.minimum(target.cover.sum(), source.cover.sum()), variance
 
 
 def _turned_origin(source: Field) -> Any:
@@ -116,49 +178,42 @@ def _turned(source: Field, angle: Any, mirrored: Any) -> tuple[Any, Any]:
     c, s = jnp.cos(angle), jnp.sin(angle)
     back_x, back_y = c * x + s * y, (-s * x + c * y) * jnp.where(mirrored > 0, -1.0, 1.0)
     place = (jnp.stack([back_x, back_y], -1) - source.origin) / source.pixel
-    corner = jnp.floor(place).astype(jnp.int32)
-    share = place - corner
-    value = cover = 0.0
-    for dx in (0, 1):
-        for dy in (0, 1):
-            i, j = corner[..., 0] + dx, corner[..., 1] + dy
-            inside = (i >= 0) & (i < side) & (j >= 0) & (j < side)
-            i, j = jnp.clip(i, 0, side - 1), jnp.clip(j, 0, side - 1)
-            w = jnp.abs(1 - dx - share[..., 0]) * jnp.abs(1 - dy - share[..., 1]) * inside * source.cover[i, j]
-            cover = cover + w
-            value = value + w[..., None] * source.values[i, j]
+    corner = jnp.floor(place).astype(jnp.int32)[..., None, :] + jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    weight = (1.0 - jnp.abs(place[..., None, :] - corner)).prod(-1)
+    weight = weight * ((corner >= 0) & (corner < side)).all(-1)
+    node = jnp.clip(corner, 0, side - 1)
+    node = node[..., 0] * side + node[..., 1]
+    weight = weight * source.cover.ravel()[node]
+    cover = weight.sum(-1)
+    value = (weight[..., None] * source.values.reshape(side * side, -1)[node]).sum(-2)
     return value / jnp.maximum(cover, 1e-6)[..., None], cover
 
 
-def _moments(values: Any, cover: Any) -> Any:
-    weighted = values * cover[..., None]
-    return jnp.concatenate([cover[..., None], weighted, weighted * values], -1)
+def _spectra(values: Any, cover: Any, side: int) -> Any:
+    """Transforms of the cover and of the first and second moments under it, one after another."""
+    first = jnp.moveaxis(values, -1, 0) * cover
+    return jnp.fft.rfft2(jnp.concatenate([cover[None], first, first * jnp.moveaxis(values, -1, 0)]), (side, side))
 
 
-def _spectra(moments: Any, side: int) -> Any:
-    return jnp.fft.rfft2(jnp.moveaxis(moments, -1, 0), (side, side))
+def _correlated(source: Any, target: Any, side: int) -> Any:
+    return jnp.fft.irfft2(target * jnp.conj(source), (side, side))
 
 
-def _variance(values: Any, cover: Any) -> Any:
-    total = jnp.maximum(cover.sum(), 1e-6)
-    mean = (values * cover[..., None]).sum((0, 1)) / total
-    return ((values - mean) ** 2 * cover[..., None]).sum((0, 1)) / total
+def _products(source: Any, target: Any, side: int) -> tuple[Any, Any, Any, Any, Any]:
+    """At every shift: the overlap, and inside it the first and second moments of the target and of the source."""
+    p = len(source) // 2
+    moments, still = np.arange(1, 1 + 2 * p), np.zeros(2 * p, int)
+    sums = _correlated(source[np.r_[0, still, moments]], target[np.r_[0, moments, still]], side)
+    a, aa, b, bb = sums[1:].reshape(4, p, side, side)
+    return sums[0], a, b, aa, bb
 
 
-def _evidence_map(moments: Any, target: Any, *, pixels: Any, least: Any, variance: Any, side: int) -> Any:
+def _evidence_map(products: Any, across: Any, pixels: Any, least: Any, variance: Any) -> Any:
     """Evidence at every shift of the source against the target."""
-    p = pixels.shape[0]
-    source = jnp.conj(_spectra(moments, side))
-    sm, sf, sq = source[:1], source[1 : 1 + p], source[1 + p :]
-    tm, tf, tq = target[:1], target[1 : 1 + p], target[1 + p :]
-    products = jnp.concatenate([tm * sm, tf * sm, tm * sf, tq * sm, tm * sq, tf * sf])
-    sums = jnp.fft.irfft2(products, (side, side))
-    overlap = sums[0]
+    overlap, a, b, aa, bb = products
     n = jnp.maximum(overlap, 1e-3)
-    a, b, aa, bb, ab = (sums[1 + i * p : 1 + (i + 1) * p] for i in range(5))
-    floor = 0.05 * (variance * n[..., None])
-    floor = jnp.moveaxis(floor, -1, 0)
-    var_a, var_b, cov = jnp.maximum(aa - a * a / n, 0), jnp.maximum(bb - b * b / n, 0), ab - a * b / n
+    floor = 0.05 * variance[:, None, None] * n
+    var_a, var_b, cov = jnp.maximum(aa - a * a / n, 0), jnp.maximum(bb - b * b / n, 0), across - a * b / n
     correlation = cov / jnp.sqrt((var_a + floor) * (var_b + floor) + 1e-20)
     correlation = jnp.clip(correlation, -0.999, 0.999)
     samples = n / pixels[:, None, None]

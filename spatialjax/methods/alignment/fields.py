@@ -28,6 +28,9 @@ from spatialjax.slices import Slice
 #: Leading components that the global search looks at; the refinement and the evidence take all of them.
 SEARCHED = 6
 
+#: The best pose of the other parity must settle too, unless its evidence is lower than the best by this share.
+RIVAL = 0.5
+
 
 class Hypotheses(NamedTuple):
     """Poses under refinement, in pitches about the centres of the sections."""
@@ -62,7 +65,7 @@ def fields(*, angles: int = 36, hypotheses: int = 8, tolerance: float = 3e-3) ->
         Poses kept and refined, half of them for each parity.
     tolerance
         Length of a step (pitches, at the rim) below which a pose has settled; the run ends when the best pose of each
-        parity has.
+        parity has, where both can be right.
 
     Returns
     -------
@@ -85,9 +88,10 @@ def fields(*, angles: int = 36, hypotheses: int = 8, tolerance: float = 3e-3) ->
         )
         real = usable(state.found)
         state = state._replace(angle=poses[0], shift=poses[1], damping=damping, length=length)
-        moving = [jnp.argmax(jnp.where(real & (state.mirrored == m), evidence, -jnp.inf)) for m in (0.0, 1.0)]
-        move = jnp.max(jnp.where(real, length, 0.0)[jnp.stack(moving)])
+        leading = [jnp.argmax(jnp.where(real & (state.mirrored == m), evidence, -jnp.inf)) for m in (0.0, 1.0)]
         best = jnp.max(jnp.where(real, evidence, -jnp.inf))
+        rival = real & (evidence > best - RIVAL * jnp.abs(best))
+        move = jnp.max(jnp.where(rival, length, 0.0)[jnp.stack(leading)])
         return state, {"evidence": best, "step": move, "done": move < tolerance}
 
     def readout(key: Any, state: Hypotheses, pair: FieldPair) -> Alignment:
