@@ -7,6 +7,8 @@ names (rctd-py, flashdeconv, tangram-sc, scvi-tools with scanpy and scikit-misc)
 ``$SPATIALJAX_PEERS`` is another way to say it. Rows that are run replace those of the same set and method in the
 results. Sets ``speed_…`` are the speed rows; ``--million`` is the row of a million spots read from a file.
 
+Rows of our other methods, re-implementations of published ones with their own defaults, stand beside the peers.
+
 Every method gets the same two h5ad files: raw counts of the spots with their places, and annotated cells. Truth is in
 cells. What a peer returns as shares of the counts is divided by the mean depth of a cell of the type before it is
 scored, and scored as it came too (``as returned``); a spot that a peer leaves out counts as equal shares. Three nulls
@@ -18,7 +20,8 @@ two constant half widths: ``fair null``, learnt without the truth on pseudo-spot
 
 Rows are means over the seeds: of the set where it is synthetic, of the method where it takes one. Seconds are those of
 the call, compilation included, reading and imports not; the second call of one process shows what compiling takes.
-Memory is the peak of the process up to the end of the first call. A process is stopped after ten minutes.
+Memory is the peak of the process up to the end of the first call. A process is stopped after ten minutes, or
+after ``--limit``, which its row names.
 ``--warm`` uses the compilation cache of ``$JAX_COMPILATION_CACHE_DIR`` from the first seed on and leaves times out.
 """
 
@@ -41,6 +44,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from deconvolution_scores import (
+    NULLS,
+    averaged,
+    constant_score,
+    in_cells,
+    null,
+    plain_scores,
+    read_table,
+    uncertainty_scores,
+)
 
 HERE = Path(__file__).parent
 NAME = "deconvolution"
@@ -70,12 +83,18 @@ PEERS: dict[str, Entry] = {
     "peer DestVI": Entry("scvi", "run_scvi_deconvolution", {"model": "destvi"}),
     "peer Stereoscope": Entry("scvi", "run_scvi_deconvolution", {"model": "stereoscope"}),
 }
-NULLS = ("null: equal shares", "null: reference", "oracle: mean of the truth")
 OURS = "spike_slab"
+#: Other methods of ours with options of their own.
+VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("nnls, weighted", "nnls", {"weighted": True}),
+    ("tangram, each cell once", "tangram", {"mode": "cells", "frequencies": "reference"}),
+)
 #: What wrote the results.
 COMMAND = "python benchmarks/deconvolution.py --environments FOLDER (each row says its number of seeds)"
 #: What is told of the first seed alone.
 TIMES = ("seconds", "second call", "wall seconds", "load", "peak GB")
+#: Seconds after which a process is stopped; rows of another limit name it.
+LIMIT = 600.0
 #: Packages whose versions stand in the rows of ours.
 OWN_PACKAGES = ("spatialjax", "jax", "numpy")
 
@@ -85,8 +104,10 @@ def entries() -> dict[str, Entry]:
     from spatialjax.methods import METHODS
 
     ours = {name: Entry(None, "", {"method": name}, again=True) for name in METHODS[NAME]}
-    point = Entry(None, "", {"method": OURS, "uncertainty": False}, again=True, seeded=False)
-    return {**ours, f"{OURS}, point estimate": point, **PEERS}
+    ours[f"{OURS}, point estimate"] = Entry(None, "", {"method": OURS, "uncertainty": False}, again=True, seeded=False)
+    for name, method, told in VARIANTS:
+        ours[name] = Entry(None, "", {"method": method, "method_options": told}, again=True)
+    return {**ours, **PEERS}
 
 
 def child(module: str, folder: Path, options: dict[str, Any]) -> None:
@@ -127,13 +148,6 @@ def write_tables(folder: Path, tables: dict[str, pd.DataFrame]) -> None:
         np.savez(folder / f"{name}.npz", values=values, columns=columns)
 
 
-def read_table(path: Path, *, columns: Any) -> np.ndarray:
-    """A table with the columns in this order; a type that it lacks has 0."""
-    with np.load(path) as stored:
-        values = pd.DataFrame(stored["values"], columns=stored["columns"])
-    return values.reindex(columns=columns, fill_value=0.0).to_numpy(np.float64)
-
-
 def ours(spots: Any, reference: Any, options: dict[str, Any]) -> dict[str, pd.DataFrame]:
     """The tables of the front door."""
     from spatialjax import tl
@@ -141,7 +155,7 @@ def ours(spots: Any, reference: Any, options: dict[str, Any]) -> dict[str, pd.Da
     uncertainty = options.get("uncertainty", True)
     found = tl.deconvolve(
         spots, reference, cell_type_key="cell_type", method=options["method"], uncertainty=uncertainty,
-        seed=options["seed"], progress=False,
+        method_options=options.get("method_options"), seed=options["seed"], progress=False,
     )  # fmt: skip
     plain = {name.replace("/", "|"): name for name in reference.obs["cell_type"].unique()}
     tables = {name: getattr(found, name) for name in ("proportions", "abundance", "q05", "q95", "presence")}
@@ -163,68 +177,6 @@ def fair_width(spots: Any, reference: Any, tables: dict[str, pd.DataFrame], opti
     return pd.DataFrame({"width": [widths[int(np.argmin(scores))]]})
 
 
-def constant_score(estimate: np.ndarray, truth: np.ndarray, width: float, *, level: float = 0.9) -> float:
-    """Interval score of one half width around the estimates."""
-    low, high = np.maximum(estimate - width, 0.0), np.minimum(estimate + width, 1.0)
-    miss = np.maximum(low - truth, 0) + np.maximum(truth - high, 0)
-    return float(np.mean(high - low + 2.0 / (1.0 - level) * miss))
-
-
-def in_cells(shares: np.ndarray, made: Any) -> np.ndarray:
-    """Shares of the counts as shares of the cells: divided by the mean counts of a cell of the type."""
-    depth = np.asarray(made.reference.X.sum(1)).ravel()
-    mean = pd.Series(depth).groupby(made.reference.obs["cell_type"].to_numpy()).mean()
-    return shares / mean.loc[made.truth.columns].to_numpy()
-
-
-def plain_scores(estimate: np.ndarray, made: Any) -> dict[str, float]:
-    """Agreement with the truth."""
-    from spatialjax.metrics.composition import composition_scores
-
-    left_out = ~np.isfinite(estimate).all(1)
-    found = composition_scores(np.where(left_out[:, None], 0.0, estimate), made.truth.to_numpy())._asdict()
-    return found if not left_out.any() else {**found, "spots left out": int(left_out.sum())}
-
-
-def uncertainty_scores(folder: Path, made: Any) -> dict[str, Any]:
-    """Intervals of present types, and probabilities of presence."""
-    from spatialjax.metrics.composition import interval_scores
-
-    columns, truth = made.truth.columns, made.truth.to_numpy()
-    low, high, estimate, presence = (
-        read_table(folder / f"{name}.npz", columns=columns) for name in ("q05", "q95", "proportions", "presence")
-    )
-    there = (truth > 0) & np.isfinite(low)
-    stated = interval_scores(low, high, truth, estimate=estimate, counted=there)
-    width = float(read_table(folder / "width.npz", columns=["width"])[0, 0])
-    present, known = truth > 0, np.isfinite(presence)
-    rate = present[known].mean()
-    return {
-        "interval": {
-            "coverage": stated.coverage,
-            "width": stated.width,
-            "score": stated.score,
-            "fair null": constant_score(estimate[there], truth[there], width),
-            "oracle null": stated.null_score,
-        },
-        "presence": {
-            "Brier": float(np.mean((presence - present)[known] ** 2)),
-            "Brier of the frequency": float(rate * (1 - rate)),
-            "P(absent) where absent": float(1 - presence[known & ~present].mean()),
-            "P(absent) where present": float(1 - presence[known & present].mean()),
-        },
-    }
-
-
-def null(name: str, made: Any) -> np.ndarray:
-    """What one of the nulls says."""
-    truth = made.truth.to_numpy()
-    if name == NULLS[0]:
-        return np.full(truth.shape, 1.0 / truth.shape[1])
-    shares = made.reference.obs["cell_type"].value_counts(normalize=True).loc[made.truth.columns].to_numpy()
-    return np.broadcast_to(shares if name == NULLS[1] else truth.mean(0), truth.shape)
-
-
 class Run(NamedTuple):
     """What all processes share."""
 
@@ -240,7 +192,7 @@ def measure(made: Any, name: str, *, run: Run, seed: int, rehearse: bool) -> dic
     interpreter = sys.executable if entry.environment is None else run.environments / entry.environment / "bin/python"
     if not Path(interpreter).exists():
         return {"status": f"not installed: no environment {entry.environment!r}"}
-    options = {**entry.options, "seed": seed, "again": entry.again and seed == 0, "rehearse": rehearse}
+    options = {**entry.options, "seed": seed, "again": entry.again and seed == 0 and not run.warm, "rehearse": rehearse}
     if seed or run.warm:
         # Times are those of the first seed; the others may use what was compiled before.
         options["cache"] = os.environ.get("JAX_COMPILATION_CACHE_DIR")
@@ -274,7 +226,8 @@ def called(folder: Path, entry: Entry, interpreter: str, *, options: dict[str, A
     command += ["--child", entry.module, str(folder), json.dumps(options)]
     load = os.getloadavg()[0]
     ended = run_process(command, limit=run.limit, log=folder / "log.txt")
-    found = {"status": ended.status, "peak GB": ended.peak_gb, "wall seconds": ended.wall, "load": load}
+    found = {} if run.limit == LIMIT else {"limit": run.limit}
+    found |= {"status": ended.status, "peak GB": ended.peak_gb, "wall seconds": ended.wall, "load": load}
     for file in ("out.json", "again.json"):
         if (folder / file).exists():
             found |= json.loads((folder / file).read_text(encoding="utf-8"))
@@ -289,23 +242,6 @@ def prepared_tables(entry: Entry, interpreter: str) -> list[str]:
     if not path.exists():
         subprocess.run([interpreter, str(script), str(path)], check=True)
     return ["env", f"RCTD_Q_MATRICES={path}"]
-
-
-def averaged(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means of the numbers of several seeds; texts of the first one, and the first failure."""
-    first = next((row for row in rows if row.get("status", "finished") != "finished"), rows[0])
-    if first is not rows[0] or len(rows) == 1:
-        return first
-    found: dict[str, Any] = {}
-    for name, value in rows[0].items():
-        values = [row[name] for row in rows if name in row]
-        if isinstance(value, dict) and name != "versions":
-            found[name] = averaged(values)
-        else:
-            found[name] = float(np.mean(values)) if isinstance(value, int | float) else value
-    if "pearson" in found:
-        found["pearson, sd of seeds"] = float(np.std([row["pearson"] for row in rows], ddof=1))
-    return found
 
 
 def rows_of(name: str, methods: list[str], *, run: Run, seeds: int) -> Iterator[dict[str, Any]]:
@@ -384,7 +320,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=choices, default=list(sets.SETS), metavar="SET")
     parser.add_argument("--methods", nargs="+", choices=known, default=known, metavar="METHOD")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds after which a process is stopped")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds after which a process is stopped")
     parser.add_argument("--keep", type=Path, help="folder for the estimates")
     parser.add_argument("--million", action="store_true", help="the row of a million spots, nothing else")
     parser.add_argument("--warm", action="store_true", help="use the compilation cache; times are left out")

@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 
 from spatialjax.algorithm import Algorithm, Model, minimize
 from spatialjax.composition.lognormal import pooled_composition
+from spatialjax.composition.poisson import poisson_abundance
 from spatialjax.composition.profiles import mean_profiles, pooled_counts, top_genes
-from spatialjax.composition.signatures import type_sums
+from spatialjax.composition.signatures import mean_signatures, type_sums
 from spatialjax.composition.softmap import predicted
 from spatialjax.composition.tilewise import without_counts
 from spatialjax.slices import bucket
@@ -26,8 +27,8 @@ _TINY = 1e-12
 _ROWS = 4096
 
 MODES = ("clusters", "cells", "constrained")
-FREQUENCIES = ("pooled", "reference", "coded")
-DENSITIES = ("counts", "uniform", None)
+FREQUENCIES = ("fitted", "pooled", "reference", "coded")
+DENSITIES = ("depth", "counts", "uniform", None)
 
 
 class MapWeights(NamedTuple):
@@ -38,7 +39,7 @@ class MapWeights(NamedTuple):
     genes, spots
         Of the mean cosine of each gene over the spots, and of each spot over the genes.
     density
-        Of the divergence of the density of the cells from the wanted one.
+        Of the divergence of the density of the cells, or of the counts that they bring, from the wanted one.
     entropy
         Of the entropy of where each cell is.
     """
@@ -54,8 +55,8 @@ def cosine_map(
 ) -> Algorithm:
     """Train a soft map of rows of cells onto spots by Adam.
 
-    ``−λ_g mean_g cos(Ŷ_·g, Y_·g) − λ_s mean_s cos(Ŷ_s·, Y_s·) + λ_d KL(d ‖ Σ_c T_c· / M) + λ_r Σ_c H(T_c·)`` with
-    ``Ŷ = TᵀX`` and T the softmax of the logits over the spots.
+    ``−λ_g mean_g cos(Ŷ_·g, Y_·g) − λ_s mean_s cos(Ŷ_s·, Y_s·) + λ_d KL(d ‖ Σ_c m_c T_c· / Σ m) + λ_r Σ_c H(T_c·)``
+    with ``Ŷ = TᵀX``, T the softmax of the logits over the spots and m the weights of the rows in the density.
 
     Parameters
     ----------
@@ -88,7 +89,8 @@ def cosine_map(
     def loss(params: Any, aux: Any, key: Any, data: Any) -> Any:
         del key
         mass, amount = mapped_mass(params, data)
-        made = predicted(params["map"], data["values"] * mass[:, None], amount, mask=data["mask"])
+        weight = mass * data["weight"]
+        made = predicted(params["map"], data["values"] * mass[:, None], weight, mask=data["mask"])
         genes = _cosine(made.values, data["counts"], axis=0)
         total = -weights.genes * genes.mean()
         if weights.spots:
@@ -96,7 +98,7 @@ def cosine_map(
             spots = _cosine(made.values, data["counts"], axis=1)
             total = total - weights.spots * (spots * filled).sum() / jnp.maximum(filled.sum(), 1.0)
         if weights.density:
-            share = made.density / jnp.maximum(amount.sum(), _TINY)
+            share = made.density / jnp.maximum(weight.sum(), _TINY)
             wanted = data["density"]
             ratio = jnp.log(jnp.maximum(wanted, _TINY)) - jnp.log(jnp.maximum(share, _TINY))
             total = total + weights.density * jnp.where(wanted > 0, wanted * ratio, 0.0).sum()
@@ -164,10 +166,12 @@ def map_data(
     mode
         ``"clusters"`` for one row a type, else one row a cell.
     frequencies
-        How many cells of each type are mapped: ``"pooled"`` as the pooled counts of the spots say, else as many as in
-        the reference; with ``"coded"`` the members of clusters count alike.
+        How many cells of each type are mapped: ``"fitted"`` as a Poisson fit of each spot says, ``"pooled"`` as the
+        pooled counts of the spots say, else as many as in the reference; with ``"coded"`` the members of clusters
+        count alike.
     density
-        What the density of cells is proportional to, ``"counts"`` or ``"uniform"``; None for nothing.
+        What the density of cells is proportional to, ``"counts"`` or ``"uniform"``; with ``"depth"`` the density of the
+        counts that the cells bring with them is proportional to the counts. None for nothing.
     genes
         Genes of each type, the most telling ones.
     cells
@@ -176,8 +180,9 @@ def map_data(
     Returns
     -------
     dict
-        ``values``, ``cells`` and ``member`` of the rows: counts of all cells that a row stands for, their number, and
-        how many of each type; ``counts``, ``mask`` and ``density`` of the spots; the ``target`` of the filter.
+        ``values``, ``cells``, ``weight`` and ``member`` of the rows: counts of all cells that a row stands for, their
+        number, their part in the density, and how many of each type; ``counts``, ``mask`` and ``density`` of the spots;
+        the ``target`` of the filter.
 
     Raises
     ------
@@ -192,13 +197,18 @@ def map_data(
     if not len(kept):
         raise ValueError("Expected spots that show a gene of some type, found none: check the names of the genes.")
     target = np.float32(cells if cells is not None else _cells_of(spots))
+    measured = _measured(spots, kept, density)
     amount = np.bincount(reference.types, minlength=len(reference.names)).astype(np.float64)
-    if frequencies == "pooled":
-        shares = pooled_composition(total[kept], profiles.shares[:, kept]) / profiles.depth
+    if frequencies in ("fitted", "pooled"):
+        if frequencies == "fitted":
+            shares = _fitted_cells(measured["counts"], reference, kept)
+        else:
+            shares = pooled_composition(total[kept], profiles.shares[:, kept]) / profiles.depth
         amount = amount.sum() * shares / shares.sum()
     read = np.ones_like(amount) if (mode, frequencies) == ("clusters", "coded") else amount
     mapped = _mapped(reference, kept, mode, amount=amount, read=read)
-    return {**mapped, **_measured(spots, kept, density), "target": target}
+    depth = _depth(reference, profiles.depth, mode, places=len(mapped["cells"])) if density == "depth" else 1.0
+    return {**mapped, **measured, "weight": (mapped["cells"] * depth).astype(np.float32), "target": target}
 
 
 def _cosine(values: Any, others: Any, *, axis: int) -> Any:
@@ -230,6 +240,33 @@ def _mapped(
     return {"values": values * own[:, None], "cells": own, "member": member}
 
 
+def _depth(reference: Reference, depth: np.ndarray, mode: str, *, places: int) -> np.ndarray:
+    """(rows,) mean counts of a cell of each row, over all genes."""
+    if mode == "clusters":
+        return depth
+    found = np.zeros(places)
+    found[: len(reference.types)] = np.asarray(reference.counts.sum(1)).ravel()
+    return found
+
+
+def _fitted_cells(counts: np.ndarray, reference: Reference, kept: np.ndarray) -> np.ndarray:
+    """(K,) cells of each type that a Poisson fit finds in all spots together, spot by spot."""
+    signatures = mean_signatures(reference.counts, reference.types, number=len(reference.names))
+    own = signatures.replace(means=signatures.means[:, kept])
+    total = np.zeros(len(reference.names))
+    for start in range(0, len(counts), _ROWS):
+        part = counts[start : start + _ROWS]
+        free = min(len(counts), _ROWS) - len(part)
+        total += np.asarray(_cells_found(np.pad(part, ((0, free), (0, 0))), own), np.float64)
+    return total if total.sum() > 0 else np.ones_like(total)
+
+
+@jax.jit
+def _cells_found(counts: Any, signatures: Any) -> Any:
+    # No tolerance: free rows must not end the steps sooner.
+    return poisson_abundance(counts, signatures, tolerance=0.0)[0].sum(0)
+
+
 def _measured(spots: SpotTable, kept: np.ndarray, density: str | None) -> dict[str, Any]:
     """Dense counts of the spots, in places that sections share, and the density of cells over them."""
     n = spots.shape[0]
@@ -241,7 +278,7 @@ def _measured(spots: SpotTable, kept: np.ndarray, density: str | None) -> dict[s
         counts[start : start + part.shape[0]] = part[:, kept].toarray()
         total[start : start + part.shape[0]] = np.asarray(part.sum(1)).ravel()
     filled = total > 0
-    wanted = total if density == "counts" else filled.astype(np.float32)
+    wanted = filled.astype(np.float32) if density == "uniform" else total
     return {"counts": counts, "mask": filled, "density": wanted / max(float(wanted.sum()), 1.0)}
 
 

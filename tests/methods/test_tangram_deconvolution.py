@@ -83,14 +83,31 @@ def test_the_loss_is_cosines_density_and_entropy(tissue: Any) -> None:
     np.testing.assert_allclose(found.history["loss"][0], wanted, rtol=1e-4)
 
 
-def test_types_are_as_frequent_as_the_pooled_counts_say(tissue: Any) -> None:
+def test_types_are_as_frequent_as_the_spots_say(tissue: Any) -> None:
     """A type that is frequent in the reference alone does not fill the spots, unless that is asked for."""
     truth = tissue[2]
-    found = {name: fitted(tissue, frequencies=name) for name in ("pooled", "reference", "coded")}
-    share = {name: float(np.nanmean(np.asarray(f.result.values)[:, 0])) for name, f in found.items()}
-    assert correlation(found["pooled"], truth) > 0.9
-    assert abs(share["pooled"] - truth[:, 0].mean()) < 0.1 < share["reference"] - truth[:, 0].mean()
+    found = {name: fitted(tissue, frequencies=name) for name in ("fitted", "pooled", "reference", "coded")}
+    off = {name: float(np.nanmean(np.asarray(f.result.values)[:, 0])) - truth[:, 0].mean() for name, f in found.items()}
+    assert correlation(found["fitted"], truth) > 0.93 and correlation(found["pooled"], truth) > 0.9
+    assert abs(off["fitted"]) < 0.05 and abs(off["pooled"]) < 0.1 < off["reference"]
     np.testing.assert_allclose(np.asarray(found["coded"].result.abundance).sum(0), 1.0, rtol=1e-3)
+
+
+def test_the_density_is_met_by_counts_or_by_cells(tissue: Any) -> None:
+    """With types of unequal depth: by default the counts that the cells bring lie as the counts of the spots do."""
+    spots, reference, _ = tissue
+    factor = np.array([1.0, 6.0, 2.0])[reference.types]
+    deep = Reference(sp.csr_matrix(reference.counts.multiply(factor[:, None])), reference.types, reference.names)
+    depth = np.asarray([deep.counts[reference.types == k].sum(1).mean() for k in range(TYPES)])
+    total = np.asarray(spots.counts.sum(1)).ravel()
+    gap = {}
+    for density in ("depth", "counts"):
+        found = fitted((spots, deep), density=density, weight_density=50.0, frequencies="reference")
+        cells = np.asarray(found.result.abundance, np.float64)
+        for unit, amount in (("depth", cells @ depth), ("counts", cells.sum(1))):
+            gap[density, unit] = float(np.abs(amount / amount.sum() - total / total.sum()).sum())
+    assert gap["depth", "depth"] < 0.02 < 0.1 < gap["depth", "counts"]
+    assert gap["counts", "counts"] < 0.02 < 0.1 < gap["counts", "depth"]
 
 
 def test_cells_are_all_placed_once(tissue: Any) -> None:

@@ -24,8 +24,8 @@ _SETTLED = 1e-2
 def tangram(
     *,
     mode: Literal["clusters", "cells", "constrained"] = "clusters",
-    frequencies: Literal["pooled", "reference", "coded"] = "pooled",
-    density: Literal["counts", "uniform"] | None = "counts",
+    frequencies: Literal["fitted", "pooled", "reference", "coded"] = "fitted",
+    density: Literal["depth", "counts", "uniform"] | None = "depth",
     genes: int = 100,
     weight_genes: float = 1.0,
     weight_spots: float = 0.0,
@@ -39,11 +39,12 @@ def tangram(
     A cell c is at spot s with probability ``T_cs``, a softmax over the spots. With counts X of the cells, ``Ŷ = TᵀX``
     is what the spots should show; the loss is
 
-    ``−λ_g mean_g cos(Ŷ_·g, Y_·g) − λ_s mean_s cos(Ŷ_s·, Y_s·) + λ_d KL(d ‖ Σ_c T_c· / M) + λ_r Σ_c H(T_c·)``,
+    ``−λ_g mean_g cos(Ŷ_·g, Y_·g) − λ_s mean_s cos(Ŷ_s·, Y_s·) + λ_d KL(d ‖ Σ_c m_c T_c· / Σ m) + λ_r Σ_c H(T_c·)``,
 
-    H the entropy. Composition of a spot: the expected number of cells of each type there. ``"clusters"`` maps the sums
-    of the counts of each type in place of the cells. ``"constrained"`` maps cells, of which a filter f_c = sigmoid(·)
-    chooses about as many as the spots hold; its loss has ``|Σ f − cells| + Σ (f − f²)`` too.
+    H the entropy and m_c the counts of the cell, so that d is met by counts. Composition of a spot: the expected number
+    of cells of each type there. ``"clusters"`` maps the sums of the counts of each type in place of the cells.
+    ``"constrained"`` maps cells, of which a filter f_c = sigmoid(·) chooses about as many as the spots hold; its loss
+    has ``|Σ f − cells| + Σ (f − f²)`` too.
 
     Parameters
     ----------
@@ -51,12 +52,13 @@ def tangram(
         What is mapped. Clusters need the memory of spots × genes; cells and constrained that of cells × spots for the
         map itself and twice more for the moments of its optimizer.
     frequencies
-        How many cells each type has in the spots: what the pooled counts of the spots say, as many as in the reference,
-        or ``"coded"``: as many as in the reference in the prediction, all types alike in the composition of clusters.
-        A map places every cell, so a type that is frequent in the reference alone would be so in the spots.
+        How many cells each type has in the spots: what a Poisson fit of each spot says (summed over the spots), what
+        their pooled counts say, as many as in the reference, or ``"coded"``: as many as in the reference in the
+        prediction, all types alike in the composition of clusters. A map places every cell, so a type that is frequent
+        in the reference alone would be so in the spots.
     density
-        What the density d of cells over the spots is proportional to, the spots' counts or nothing; None for no such
-        term.
+        What the density d over the spots is proportional to: their counts, which the counts of the cells have to meet
+        (``"depth"``) or the number of the cells (``"counts"``, m_c = 1); nothing, ``"uniform"``; None for no such term.
     genes
         Genes of each type, the most telling ones.
     weight_genes, weight_spots, weight_density, weight_entropy
@@ -76,9 +78,14 @@ def tangram(
     Notes
     -----
     As published: objective, optimizer, full batch. Other than as coded there: logits begin at 0 instead of normal
-    draws, so that the order of cells and spots carries no meaning; types are as frequent as the pooled counts say (see
-    ``frequencies``); marker genes are chosen by what their share tells of a type. Spots are seen all at once, dense on
-    the chosen genes.
+    draws, so that the order of cells and spots carries no meaning; types are as frequent as the spots say (see
+    ``frequencies``); the density is that of counts, where the code takes every cell for one and its tutorial brings all
+    cells to one depth before; marker genes are chosen by what their share tells of a type; clusters by default, where
+    the code maps cells. Spots are seen all at once, dense on the chosen genes.
+
+    ``mode="cells", frequencies="reference"`` maps each cell of the reference once, as the code does by default: right
+    where the reference is a sample of the very cells in the spots (seqFISH+ in ``benchmarks/deconvolution.py``), and
+    far off where its types are in other proportions.
 
     References
     ----------
@@ -129,5 +136,5 @@ CARD = Card(
     fidelity="published",
     evidence="tests/methods/test_tangram_deconvolution.py: loss in plain terms, blocks, the filter, simulated spots",
     licence="BSD-3-Clause; written from the equations",
-    notes="Clusters by default; logits begin at 0 and clusters count their cells (see the docstring).",
+    notes="Clusters by default; logits begin at 0, types are as frequent as the spots say (see the docstring).",
 )
