@@ -3,7 +3,8 @@
 ``python benchmarks/domains.py --methods auto kmeans smoothed smoothed:by=kmeans banksy``
 
 Each method runs on each set with the number of regions given (``--seeds`` times), with the number inferred
-(``--infer``), and on random 95 % subsamples (``--subsamples``). Labels only score: the files are stripped of them
+(``--infer``), and on random 95 % subsamples (``--subsamples``). A long table may be measured in parts: ``--add`` keeps
+the rows of other sets and methods that the results file has. Labels only score: the files are stripped of them
 before a method sees anything. Spots without a label, and those that osmFISH calls "Excluded", are clustered with the
 others but not scored. Two donors have a row for their sections taken together, scored section by section.
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import time
 from collections import defaultdict
 from typing import Any
@@ -155,6 +157,17 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
+def earlier(name: str, new: list[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Commands of a results file, and its rows for other sets and methods than the new ones have."""
+    path = record.RESULTS / f"{name}.json"
+    if not path.exists():
+        return [], []
+    before = json.loads(path.read_text(encoding="utf-8"))
+    again = {(row["set"], row["method"]) for row in new}
+    rows = [row for row in before["rows"] if "set" in row and (row["set"], row["method"]) not in again]
+    return before["command"].split(" && "), rows
+
+
 def line(row: dict[str, Any]) -> str:
     """A row for the eye: names first, then figures with three places."""
     hidden = ("family", "ari of each seed", "spots", "regions")
@@ -177,9 +190,11 @@ def main() -> None:
     parser.add_argument("--subsamples", type=int, default=0)
     parser.add_argument("--infer", action="store_true", help="also with the number of domains inferred")
     parser.add_argument("--name", default="domains", help="name of the results file")
+    parser.add_argument("--add", action="store_true", help="keep the rows of other sets and methods in that file")
     arguments = parser.parse_args()
     command = "python benchmarks/domains.py --methods " + " ".join(arguments.methods)
-    command += f" --seeds {arguments.seeds} --subsamples {arguments.subsamples}" + " --infer" * arguments.infer
+    command += f" --seeds {arguments.seeds} --subsamples {arguments.subsamples}"
+    command += " --infer" * arguments.infer + " --add" * arguments.add
     rows: list[dict[str, Any]] = []
     for name in arguments.sets:
         data = domain_sets.load(name)
@@ -191,7 +206,10 @@ def main() -> None:
                 continue
             print(line(rows[-1]), flush=True)
         # After each set, so that a run that is stopped leaves what it found.
-        path = record.write(arguments.name, rows + summary(rows), command=command, targets=TARGETS)
+        commands, others = earlier(arguments.name, rows) if arguments.add else ([], [])
+        every = sorted(rows + others, key=lambda row: (names.index(row["set"]), row["method"]))
+        told = " && ".join(dict.fromkeys([*commands, command]))
+        path = record.write(arguments.name, every + summary(every), command=told, targets=TARGETS)
     for row in summary(rows):
         print(line(row))
     print(path.name)
