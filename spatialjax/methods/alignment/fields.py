@@ -28,7 +28,7 @@ from spatialjax.slices import Slice
 #: Leading components that the global search looks at; the refinement and the evidence take all of them.
 SEARCHED = 6
 
-#: The best pose of the other parity must settle too, unless its evidence is lower than the best by this share.
+#: Poses must settle whose evidence is lower than the best by no more than this share.
 RIVAL = 0.5
 
 
@@ -64,8 +64,8 @@ def fields(*, angles: int = 36, hypotheses: int = 8, tolerance: float = 3e-3) ->
     hypotheses
         Poses kept and refined, half of them for each parity.
     tolerance
-        Length of a step (pitches, at the rim) below which a pose has settled; the run ends when the best pose of each
-        parity has, where both can be right.
+        Length of a step (pitches, at the rim) below which a pose has settled; the run ends when all poses of
+        either parity have that may be right (``RIVAL``).
 
     Returns
     -------
@@ -88,10 +88,8 @@ def fields(*, angles: int = 36, hypotheses: int = 8, tolerance: float = 3e-3) ->
         )
         real = usable(state.found)
         state = state._replace(angle=poses[0], shift=poses[1], damping=damping, length=length)
-        leading = [jnp.argmax(jnp.where(real & (state.mirrored == m), evidence, -jnp.inf)) for m in (0.0, 1.0)]
         best = jnp.max(jnp.where(real, evidence, -jnp.inf))
-        rival = real & (evidence > best - RIVAL * jnp.abs(best))
-        move = jnp.max(jnp.where(rival, length, 0.0)[jnp.stack(leading)])
+        move = jnp.max(jnp.where(real & (evidence > best - RIVAL * jnp.abs(best)), length, 0.0))
         return state, {"evidence": best, "step": move, "done": move < tolerance}
 
     def readout(key: Any, state: Hypotheses, pair: FieldPair) -> Alignment:
