@@ -126,12 +126,8 @@ def test_layers_of_three_sections_are_found_together_across_a_shift(shifted):
 
 def test_the_adversary_moves_the_network(shifted):
     """One step with and without it: the same key gives another network, so its gradient arrives."""
-    section = shifted[0]
     networks = []
-    for adversary in (0.0, 0.5):
-        method = module.splane(n_domains=LAYERS, adversary=adversary)
-        data = method.prepare(section)
-        state = jax.jit(method.algorithm.init)(jax.random.key(0), data)
-        state, _ = jax.jit(method.algorithm.step)(jax.random.key(1), state, data)
-        networks.append(jax.tree.leaves(state.inner.params["network"]["params"]["layers_0"]))
+    for options in ({}, {"adversary": 0.0}):
+        fitted = run(module.splane(n_domains=LAYERS, **options), jax.random.key(0), [shifted[:1]], max_steps=1)[0]
+        networks.append(jax.tree.leaves(fitted.state.inner.params["network"]["params"]["layers_0"]))
     assert max(float(jnp.abs(a - b).max()) for a, b in zip(*networks, strict=True)) > 1e-4
