@@ -27,6 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_OWN_CACHE] = tempfile.mkdtemp(prefix="spatialjax-cache-")
         os.environ["JAX_COMPILATION_CACHE_DIR"] = config.stash[_OWN_CACHE]
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    # Most of a test is the compilation of a program that then runs for a moment: without LLVM's passes it is shorter.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
     if config.option.durations is None:
         config.option.durations = 10
 

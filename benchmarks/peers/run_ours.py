@@ -34,7 +34,7 @@ def call(source: Any, target: Any, options: dict[str, Any]) -> dict[str, Any]:
     prepared = prepare(stack, method=method)
     if method == DEFAULTS["alignment"]:
         (found,) = pairs.align_pairs(prepared, [PAIR], method=method, key=jax.random.key(0))
-        pose, plan, converged = found.poses[pairs.preferred(found, "auto")], None, found.status == "converged"
+        pose, plan, converged = found.poses[pairs.preferred(found, "auto")], None, found.status == "done"
     else:
         (fit,) = pairs.fit_pairs(prepared, [PAIR], method=method, key=jax.random.key(0))
         pose, plan = preferred(prepared, fit.result), fit.result.plan

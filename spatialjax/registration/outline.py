@@ -14,6 +14,8 @@ from spatialjax.registration.pairs import pitch_of
 from spatialjax.registration.posterior import PosePosterior
 from spatialjax.transforms import Affine
 
+#: Modes less probable than this keep the pose that the spots give them.
+LEAST_PROBABILITY = 1e-4
 #: Standard deviation of what the spots of one stretch say about the place of the edge, pitches; at least.
 EDGE_SD = 0.5
 #: Distance between the two edges at which a spot at the edge counts a quarter, pitches.
@@ -197,7 +199,7 @@ def with_outlines(
 def posterior_with_outlines(
     posterior: PosePosterior, source: Float[np.ndarray, "n 2"], target: Float[np.ndarray, "m 2"]
 ) -> tuple[PosePosterior, tuple[float, float] | None]:
-    """The posterior of a pair after the edges of both sections were looked at, mode by mode (host).
+    """The posterior of a pair after the edges of both sections were looked at, mode by probable mode (host).
 
     Probabilities, evidence and everything else but poses and covariances stay: the edges say where a mode lies, not
     which one is right.
@@ -220,7 +222,7 @@ def posterior_with_outlines(
     edges = [outline(xy / unit, spacing=max(1.0, pitch_of(xy) / unit)) for xy in (source, target)]
     matrix, shift, covariance = (part.copy() for part in (found.poses.matrix, found.poses.shift, found.covariance))
     shared = None
-    for mode in np.flatnonzero(np.isfinite(found.evidence)):
+    for mode in np.flatnonzero(np.isfinite(found.evidence) & (found.probability >= LEAST_PROBABILITY)):
         moved = with_outlines(
             *edges,
             (matrix[mode], shift[mode]),

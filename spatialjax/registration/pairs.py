@@ -193,8 +193,9 @@ def refine_step(pair: FieldPair, pose: tuple[Any, Any, Any], damping: Any) -> tu
     def see(held: tuple[Any, Any, Any], first: Any) -> tuple[Any, Any]:
         weights, step, center = held
         seen = look(pair.field, rigid(step[0], step[1:], center=center)(start))
-        matched = pair.weights * seen.cover * matched_odds(seen, pair.features, pair.weights)
-        weights = jnp.where(first, matched, weights)
+        weights = jax.lax.cond(
+            first, lambda: pair.weights * seen.cover * matched_odds(seen, pair.features, pair.weights), lambda: weights
+        )
         found = score(seen, pair.features, weights, samples=pair.mixed)
         ahead = newton_step(found.gradient, found.curvature, damping, reach=reach)
         return (weights, jnp.where(first, ahead, step), jnp.where(first, found.center, center)), found.evidence

@@ -41,6 +41,7 @@ class Hypotheses(NamedTuple):
     found: Float[Array, "k"]
     damping: Float[Array, "k"]
     length: Float[Array, "k"]
+    evidence: Float[Array, "k"]
 
 
 @functools.lru_cache
@@ -79,17 +80,24 @@ def fields(*, angles: int = 36, hypotheses: int = 8, tolerance: float = 3e-3) ->
             return start
         peaks = find_peaks(pair, angles=angles, keep=hypotheses, components=SEARCHED)
         many = jnp.ones(hypotheses)
-        return Hypotheses(peaks.angle, peaks.shift, peaks.mirrored, peaks.evidence, 0.1 * many, jnp.inf * many)
+        return Hypotheses(
+            peaks.angle, peaks.shift, peaks.mirrored, peaks.evidence, 0.1 * many, jnp.inf * many, -jnp.inf * many
+        )
 
     def step(key: Any, state: Hypotheses, pair: FieldPair) -> tuple[Hypotheses, dict[str, Any]]:
         del key
-        poses, damping, length, evidence = jax.vmap(lambda *pose_and_damping: _step(pair, *pose_and_damping))(
-            state.angle, state.shift, state.mirrored, state.damping
-        )
         real = usable(state.found)
-        state = state._replace(angle=poses[0], shift=poses[1], damping=damping, length=length)
-        best = jnp.max(jnp.where(real, evidence, -jnp.inf))
-        move = jnp.max(jnp.where(real & (evidence > best - RIVAL * jnp.abs(best)), length, 0.0))
+
+        def one(each: tuple[Hypotheses, Any]) -> Hypotheses:
+            own, used = each
+            moving = used & (own.length >= tolerance)
+            return jax.lax.cond(moving, lambda: _moved(pair, own), lambda: own)
+
+        # One after the other, so that those that have settled cost nothing.
+        state = jax.lax.map(one, (state, real))
+        best = jnp.max(jnp.where(real, state.evidence, -jnp.inf))
+        rival = real & (state.evidence > best - RIVAL * jnp.abs(best))
+        move = jnp.max(jnp.where(rival, state.length, 0.0))
         return state, {"evidence": best, "step": move, "done": move < tolerance}
 
     def readout(key: Any, state: Hypotheses, pair: FieldPair) -> Alignment:
@@ -116,8 +124,9 @@ def _prepare(source: Slice, target: Slice) -> FieldPair:
     return field_pair(source, target)
 
 
-def _step(pair: FieldPair, angle: Any, shift: Any, mirrored: Any, damping: Any) -> Any:
-    return refine_step(pair, (angle, shift, mirrored), damping)
+def _moved(pair: FieldPair, own: Hypotheses) -> Hypotheses:
+    (angle, shift, _), damping, length, evidence = refine_step(pair, (own.angle, own.shift, own.mirrored), own.damping)
+    return own._replace(angle=angle, shift=shift, damping=damping, length=length, evidence=evidence)
 
 
 def _repeated(state: Hypotheses, evidence: Any) -> Any:
