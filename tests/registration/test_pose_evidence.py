@@ -14,6 +14,7 @@ from spatialjax.methods.card import run
 from spatialjax.registration import null_evidence, pairs, score_poses
 from spatialjax.registration.evidence import look, score
 from spatialjax.registration.raster import rasterize, sample
+from spatialjax.registration.search import FREE, best_unrelated, search
 from spatialjax.slices import Slice, make_slice
 from spatialjax.transforms import Affine, rigid
 
@@ -106,6 +107,49 @@ def test_true_pose_beats_the_null_and_the_wrong_parity(members: list, found: lis
         wrong = np.asarray(fit.result.poses.mirrored) != bool(truth.mirrored)
         assert evidence[0] > 1.5 * evidence[wrong & np.isfinite(evidence)].max()
         assert evidence[0] > null_evidence(jax.random.key(3), pairs.field_pair(*pair))
+
+
+def test_chance_is_searched_as_one_exchange_after_another_would_be(members: list) -> None:
+    """What the exchanges share is computed once: against a search of each exchanged field by itself."""
+    pair = pairs.field_pair(*members[2][0])
+    source, target = pair.coarse
+    number = target.values.shape[-1]
+    area = jnp.full(number, pair.area)
+    rng = np.random.default_rng(0)
+    partners = np.stack([rng.permutation(number) for _ in range(3)])
+    signs = rng.choice(np.float32([-1, 1]), (3, number))
+    together = best_unrelated(source, target, area, partners=partners, signs=signs, angles=12)
+    for partner, sign, best in zip(partners, signs, together, strict=True):
+        exchanged = target.replace(values=target.values[..., partner] * sign)
+        alone = search(source, exchanged, area, angles=12, keep=2).evidence
+        np.testing.assert_allclose(best, alone.max(), rtol=1e-3)
+    assert np.ptp(np.asarray(together)) > 0.1
+
+
+def test_no_shift_meets_the_other_end_of_the_grid(members: list) -> None:
+    """The transforms are as long as the tissue on both grids, not as the grids: twice as long they say the same."""
+    pair = pairs.field_pair(*members[0][0])
+    for field in pair.coarse:
+        edge = np.ones(field.cover.shape, bool)
+        edge[FREE:-FREE, FREE:-FREE] = False
+        assert not np.asarray(field.cover)[edge].any()
+    area = jnp.full(pair.features.shape[1], pair.area)
+    wide = [jax.tree.map(jnp.asarray, _padded_field(field)) for field in pair.coarse]
+    found, same = search(*pair.coarse, area, angles=12), search(*wide, area, angles=12)
+    np.testing.assert_allclose(found.evidence[0], same.evidence[0], rtol=1e-3)
+    np.testing.assert_allclose(found.shift[0], same.shift[0], atol=1e-3)
+    assert found.angle[0] == same.angle[0] and found.mirrored[0] == same.mirrored[0]
+
+
+def _padded_field(field: Any) -> Any:
+    """The field on a grid with twice as many nodes a side."""
+    side = field.cover.shape[0]
+    free = side // 2
+    return field.replace(
+        values=np.pad(field.values, ((free, free), (free, free), (0, 0))),
+        cover=np.pad(field.cover, free),
+        origin=field.origin - free * field.pixel,
+    )
 
 
 def test_unrelated_sections_stay_near_the_null(rng: np.random.Generator) -> None:
