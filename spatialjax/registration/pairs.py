@@ -251,7 +251,7 @@ def _scores(pair: FieldPair, poses: Affine) -> PoseScore:
     return PoseScore(*jax.lax.map(one, poses))
 
 
-def score_poses(poses: Affine, source: Slice, target: Slice, *, pair: FieldPair | None = None) -> PoseScore:
+def score_poses(poses: Affine, source: Slice, target: Slice) -> PoseScore:
     """Evidence, information and overlap of rigid poses: one judge for the poses of every method.
 
     Parameters
@@ -260,15 +260,13 @@ def score_poses(poses: Affine, source: Slice, target: Slice, *, pair: FieldPair 
         Rigid maps from source µm to target µm along a leading axis.
     source, target
         Sections with features of one embedding.
-    pair
-        Their ``field_pair``; made where left out.
 
     Returns
     -------
     PoseScore
         One entry a pose, ``overlap`` in the order of the source's spots (0 on padding).
     """
-    pair = field_pair(source, target) if pair is None else pair
+    pair = field_pair(source, target)
     scores = _scores(pair, Affine(jnp.asarray(poses.matrix, jnp.float32), jnp.asarray(poses.shift, jnp.float32)))
     count = int(np.asarray(source.mask).sum())
     seen = np.asarray(scores.overlap)
