@@ -22,7 +22,8 @@ Spots of known composition: cells of a tissue measured one by one, summed to spo
 every method there); and spots drawn from references of olfactory bulb and
 pancreatic cancer in the patterns of a published benchmark, some with a factor for each gene between reference and
 spots. Every method gets the same two files and its own defaults (Stereoscope the epochs of its
-tutorial). Truth is in cells; shares of RNA, as some packages return them, are divided by the mean depth of each type before they are scored. `{command}` wrote the figures.
+tutorial). Truth is in cells; shares of RNA, as some packages return them, are
+divided by the mean depth of each type before they are scored. `{command}` wrote the figures.
 """
 SURE = """\
 ## How sure: intervals and presence
