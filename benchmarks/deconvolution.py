@@ -3,9 +3,9 @@
 ``python benchmarks/deconvolution.py --environments FOLDER [--sets NAME …] [--methods NAME …] [--seeds N]``
 
 ``FOLDER/<peer>`` is a virtual environment of its own with what ``PACKAGES`` of ``peers/run_<peer>_deconvolution.py``
-names (rctd-py, flashdeconv, tangram-sc, scvi-tools with scanpy and scikit-misc), torch for CPUs and anndata 0.12;
-``$SPATIALJAX_PEERS`` is another way to say it. Rows that are run replace those of the same set and method in the
-results. Sets ``speed_…`` are the speed rows; ``--million`` is the row of a million spots read from a file.
+names (rctd-py, flashdeconv, tangram-sc, scvi-tools with scanpy, scikit-misc and cell2location), torch for CPUs and
+anndata 0.12; ``$SPATIALJAX_PEERS`` is another way to say it. Rows that are run replace those of the same set and
+method in the results. Sets ``speed_…`` are the speed rows; ``--million`` is the row of a million spots in a file.
 
 Rows of our other methods, re-implementations of published ones with their own defaults, stand beside the peers.
 
@@ -22,7 +22,8 @@ Rows are means over the seeds: of the set where it is synthetic, of the method w
 the call, compilation included, reading and imports not; the second call of one process shows what compiling takes.
 Memory is the peak of the process up to the end of the first call. A process is stopped after ten minutes, or
 after ``--limit``, which its row names.
-``--warm`` uses the compilation cache of ``$JAX_COMPILATION_CACHE_DIR`` from the first seed on and leaves times out.
+``--warm`` uses the compilation cache of ``$JAX_COMPILATION_CACHE_DIR`` from the first seed on and leaves times out;
+``--once`` leaves the second call out, which takes as long as the first where compiling is not what takes time.
 """
 
 # The interpreters of the peers run this file too: this package and the sets are imported inside functions.
@@ -82,6 +83,7 @@ PEERS: dict[str, Entry] = {
     "peer Tangram": Entry("tangram", "run_tangram_deconvolution", {}),
     "peer DestVI": Entry("scvi", "run_scvi_deconvolution", {"model": "destvi"}),
     "peer Stereoscope": Entry("scvi", "run_scvi_deconvolution", {"model": "stereoscope"}),
+    "peer cell2location": Entry("scvi", "run_cell2location_deconvolution", {}),
 }
 OURS = "spike_slab"
 #: Other methods of ours with options of their own.
@@ -128,7 +130,7 @@ def child(module: str, folder: Path, options: dict[str, Any]) -> None:
     found = call(spots, reference, options)
     seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     told = {"seconds": seconds, "peak GB": peak, "shares of": runner.SHARES_OF if runner else "cells"}
-    told["versions"] = {name: version(name) for name in packages}
+    told |= {"versions": {name: version(name) for name in packages}, **getattr(runner, "TOLD", {})}
     tables = found if isinstance(found, dict) else {"proportions": found}
     write_tables(folder, tables)
     (folder / "out.json").write_text(json.dumps(told), encoding="utf-8")
@@ -184,6 +186,7 @@ class Run(NamedTuple):
     limit: float
     keep: Path | None
     warm: bool
+    once: bool
 
 
 def measure(made: Any, name: str, *, run: Run, seed: int, rehearse: bool) -> dict[str, Any]:
@@ -192,7 +195,8 @@ def measure(made: Any, name: str, *, run: Run, seed: int, rehearse: bool) -> dic
     interpreter = sys.executable if entry.environment is None else run.environments / entry.environment / "bin/python"
     if not Path(interpreter).exists():
         return {"status": f"not installed: no environment {entry.environment!r}"}
-    options = {**entry.options, "seed": seed, "again": entry.again and seed == 0 and not run.warm, "rehearse": rehearse}
+    again = entry.again and seed == 0 and not (run.warm or run.once)
+    options = {**entry.options, "seed": seed, "again": again, "rehearse": rehearse}
     if seed or run.warm:
         # Times are those of the first seed; the others may use what was compiled before.
         options["cache"] = os.environ.get("JAX_COMPILATION_CACHE_DIR")
@@ -324,11 +328,12 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the estimates")
     parser.add_argument("--million", action="store_true", help="the row of a million spots, nothing else")
     parser.add_argument("--warm", action="store_true", help="use the compilation cache; times are left out")
+    parser.add_argument("--once", action="store_true", help="no second call")
     arguments = parser.parse_args()
     if arguments.environments is None and any(name in PEERS for name in arguments.methods) and not arguments.million:
         parser.error("expected --environments FOLDER or $SPATIALJAX_PEERS for the peers, found neither")
     environments = None if arguments.environments is None else Path(arguments.environments).resolve()
-    run = Run(environments, arguments.limit, arguments.keep, arguments.warm)
+    run = Run(environments, arguments.limit, arguments.keep, arguments.warm, arguments.once)
     if arguments.million:
         rows: Any = [million(run=run)]
     else:

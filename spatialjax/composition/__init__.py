@@ -4,7 +4,7 @@ from spatialjax.composition.calibration import Correction, Stated, corrected, le
 from spatialjax.composition.cosinemap import MapWeights, check_map, cosine_map, map_data, mapped_mass
 from spatialjax.composition.latent import LatentPrior, latent_prior
 from spatialjax.composition.lda import Topics, lda, matched_types, overdispersed_genes, pure_profiles
-from spatialjax.composition.lognormal import Likelihood, lognormal_abundance, poisson_lognormal, pooled_composition
+from spatialjax.composition.lognormal import lognormal_abundance, pooled_composition
 from spatialjax.composition.mixtures import Mixtures, balanced_cells, summed_mixtures, weighted_mixtures
 from spatialjax.composition.networked import (
     ScaledRows,
@@ -79,7 +79,6 @@ __all__ = [
     "Correction",
     "BatchedSignatures",
     "LatentPrior",
-    "Likelihood",
     "Located",
     "MapWeights",
     "Mixtures",
@@ -136,7 +135,6 @@ __all__ = [
     "place_features",
     "places",
     "poisson_abundance",
-    "poisson_lognormal",
     "pooled_composition",
     "pooled_counts",
     "predicted",

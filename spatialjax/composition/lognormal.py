@@ -1,103 +1,25 @@
-"""Poisson counts whose mean is off by a lognormal factor: likelihood, derivatives, and abundances that fit best."""
+"""Abundances that fit Poisson counts with lognormal errors best."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaln
 from jaxtyping import Array, Bool, Float
 
 from spatialjax.composition.nnls import nnls
 from spatialjax.composition.poisson import poisson_abundance, weighted_gram
 from spatialjax.composition.signatures import Signatures
+from spatialjax.probability import poisson_lognormal
 
-#: Places of the quadrature, and Newton steps to its centre.
-NODES, CENTRING = 8, 4
 #: Background that every gene of every spot has, counts: no mean is 0.
 BACKGROUND = 1e-4
 #: σ of a gene in the pooled counts of all spots, and counts of all of them at the most.
 _POOLED_SIGMA, _MOST_POOLED = 1.0, 1e7
 #: Part of the way below which a spot gives up.
 _LEAST_PART = 1e-3
-#: Least curvature of a gene's likelihood in the logarithm of its mean.
-_LEAST_CURVATURE = 1e-7
-
-
-class Likelihood(NamedTuple):
-    """Of counts, as a function of the logarithm of their means.
-
-    Attributes
-    ----------
-    value
-        Log likelihood, less that of a Poisson count which is exactly its mean (a term of the counts alone).
-    slope
-        Its derivative.
-    curvature
-        Its second derivative with the sign turned, above 0: the likelihood is log-concave in the logarithm of the mean.
-    """
-
-    value: Float[Array, "..."]
-    slope: Float[Array, "..."]
-    curvature: Float[Array, "..."]
-
-
-def poisson_lognormal(counts: Float[Array, "..."], log_mean: Float[Array, "..."], sigma: Any) -> Likelihood:
-    """``log E[Poisson(y; μ e^ε)]`` over ε ~ N(0, σ²), with its first two derivatives in log μ.
-
-    Gauss–Hermite quadrature around the mode of the integrand, at its own width: a few places are enough for any
-    count. As a convolution with a normal, the derivatives are ``E[ε]/σ²`` and ``Var[ε]/σ⁴ − 1/σ²`` under the
-    integrand.
-
-    Parameters
-    ----------
-    counts
-        y, at least 0.
-    log_mean
-        log μ, same shape.
-    sigma
-        σ, above 0; one number or an array that broadcasts.
-
-    References
-    ----------
-    Aitchison & Ho (1989), Biometrika 76 (Poisson-lognormal); Liu & Pierce (1994), Biometrika 81 (centred quadrature).
-    """
-    variance = jnp.square(jnp.asarray(sigma, log_mean.dtype))
-    # The mode solves v + e^v = log(σ²μ) + σ²y with v = log(σ²μ) + ε.
-    shift = jnp.log(variance) + log_mean
-    aim = shift + variance * counts
-    mode = jnp.where(aim > 1.0, jnp.log(jnp.maximum(aim, 1.0)), aim - jnp.exp(jnp.minimum(aim, 1.0)) / 2.0)
-    for _ in range(CENTRING):
-        grown = jnp.exp(mode)
-        mode = mode - (mode + grown - aim) / (1.0 + grown)
-    grown = jnp.exp(mode)
-    centre, ratio = mode - shift, grown / (1.0 + grown)
-    width = jnp.sqrt(variance / (1.0 + grown))
-    total = first = second = jnp.zeros_like(log_mean)
-    for place, weight in zip(*_quadrature(), strict=True):
-        step = width * place
-        # In units of the width: what the integrand falls by, beside the normal that the rule stands for.
-        fall = grown / variance * (jnp.expm1(step) - step) - 0.5 * ratio * place**2
-        mass = weight * jnp.exp(-fall)
-        total, first, second = total + mass, first + mass * place, second + mass * place**2
-    mean = first / total
-    spread = second / total - mean**2
-    # Logarithm of the mean at the mode over the count: from their difference where they are alike.
-    several = jnp.maximum(counts, 1.0)
-    off = -centre / (variance * several)
-    log_ratio = jnp.where(jnp.abs(off) < 0.5, jnp.log1p(jnp.clip(off, -0.5, 0.5)), mode - jnp.log(variance * several))
-    best = jnp.where(counts > 0, counts * (log_ratio - off), -grown / variance)
-    value = best - 0.5 * centre**2 / variance + jnp.log(total) - 0.5 * jnp.log1p(grown)
-    curvature = jnp.maximum((1.0 - spread / (1.0 + grown)) / variance, _LEAST_CURVATURE)
-    return Likelihood(value, (centre + width * mean) / variance, curvature)
-
-
-def saturated(counts: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Log probability of a Poisson count that is exactly its mean: what ``Likelihood.value`` leaves out."""
-    return jnp.where(counts > 0, counts * jnp.log(jnp.maximum(counts, 1.0)) - counts - gammaln(counts + 1.0), 0.0)
 
 
 class Fitted(NamedTuple):
@@ -108,7 +30,7 @@ class Fitted(NamedTuple):
     abundance
         (n, K) in the unit of the signatures.
     value
-        (n,) log likelihood, see ``Likelihood``.
+        (n,) log likelihood, see ``probability.Likelihood``.
     settled
         (n,) whether the last step asked for changed the abundances by less than the tolerance.
     """
@@ -141,7 +63,7 @@ def lognormal_abundance(
     means
         (K, g) expected counts of one unit of each type.
     sigma
-        σ of the error, see ``poisson_lognormal``.
+        σ of the error, see ``probability.poisson_lognormal``.
     start
         (n, K) to begin with; least squares where left out.
     steps
@@ -222,9 +144,3 @@ def pooled_composition(counts: Float[np.ndarray, " g"], shares: Float[np.ndarray
 @jax.jit
 def _pooled(counts: Any, means: Any) -> Any:
     return lognormal_abundance(counts, means, _POOLED_SIGMA, steps=100, tolerance=1e-4).abundance
-
-
-def _quadrature() -> tuple[np.ndarray, np.ndarray]:
-    """Places and weights for the standard normal."""
-    places, weights = np.polynomial.hermite_e.hermegauss(NODES)
-    return places.astype(np.float32), (weights / math.sqrt(2.0 * math.pi)).astype(np.float32)

@@ -1,8 +1,11 @@
-"""Models written in numpyro, fitted by the one training loop: point estimate, mean field, Laplace, NUTS."""
+"""Models written in numpyro, fitted by the one training loop; families of distributions and summaries of posteriors."""
+
+from typing import Any
 
 from spatialjax.probability.approximate import elbo, laplace, map_fit
 from spatialjax.probability.counts import count_histogram, negative_binomial_log_likelihood
 from spatialjax.probability.density import Density, density
+from spatialjax.probability.lognormal import Likelihood, poisson_lognormal, poisson_lognormal_log_prob
 from spatialjax.probability.predictive import Check, Misfit, Predictive, gene_total_misfit, predictive_check
 from spatialjax.probability.sampling import nuts
 from spatialjax.probability.summaries import Posterior, summarized
@@ -10,7 +13,9 @@ from spatialjax.probability.summaries import Posterior, summarized
 __all__ = [
     "Check",
     "Density",
+    "Likelihood",
     "Misfit",
+    "PoissonLogNormal",
     "Posterior",
     "Predictive",
     "count_histogram",
@@ -21,6 +26,17 @@ __all__ = [
     "map_fit",
     "negative_binomial_log_likelihood",
     "nuts",
+    "poisson_lognormal",
+    "poisson_lognormal_log_prob",
     "predictive_check",
     "summarized",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # A subclass of numpyro's needs numpyro, which is slow to import.
+    if name == "PoissonLogNormal":
+        from spatialjax.probability.families import PoissonLogNormal
+
+        return PoissonLogNormal
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,6 @@ from spatialjax.composition import (
     fold_genes,
     lognormal_abundance,
     mean_profiles,
-    poisson_lognormal,
     pooled_composition,
     pooled_counts,
     row_tables,
@@ -26,6 +25,7 @@ from spatialjax.composition import (
 )
 from spatialjax.composition.lognormal import BACKGROUND
 from spatialjax.methods.card import Card, Method
+from spatialjax.probability import poisson_lognormal
 from spatialjax.results import Proportions
 from spatialjax.tables import Reference, SpotTable
 
