@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 from flax import struct
-from jax.scipy.special import digamma, gammaln, polygamma
+from jax.scipy.special import gammaln
 from jaxtyping import Array, Bool, Float, Int
 
 from spatialjax.algorithm import Algorithm
+from spatialjax.probability import expected_log_shares, symmetric_step
 
 #: Rows whose expected counts are formed at once.
 _ROWS = 2048
@@ -110,13 +111,16 @@ def lda(
         del key
         counts, alpha = data["counts"], state["concentration"]
         rows, sums, fit = _visited(state, counts, visits=visits, settled=settled)
-        words = smoothing + sums * jnp.exp(_log_expected(state["words"]))
+        words = smoothing + sums * jnp.exp(expected_log_shares(state["words"]))
         # Of the parameters that the shares were found with: it rises from step to step.
         bound = fit + _dirichlet_bound(rows, alpha, used=counts.sum(1) > 0)
         bound = bound + _dirichlet_bound(state["words"], smoothing, used=jnp.ones(len(words), bool))
         change = jnp.abs(bound - state["bound"]) / jnp.maximum(jnp.abs(bound), 1.0)
         if not fixed:
-            alpha = _newton(alpha, rows, used=counts.sum(1) > 0)
+            used = counts.sum(1) > 0
+            told = jnp.where(used[:, None], expected_log_shares(rows), 0.0).sum()
+            told = told / (jnp.maximum(used.sum(), 1) * rows.shape[1])
+            alpha = jnp.clip(symmetric_step(alpha, told, number=rows.shape[1]), _LEAST, _MOST)
         after = {"words": words, "rows": rows, "concentration": alpha, "bound": bound, "change": change}
         loss = -bound / jnp.maximum(counts.sum(), 1.0)
         return after, {"loss": loss, "done": change < tolerance, "concentration": alpha}
@@ -137,16 +141,11 @@ def lda(
     return Algorithm(init, step, readout)
 
 
-def _log_expected(parameters: Float[Array, "m t"]) -> Float[Array, "m t"]:
-    """Expected logarithm of the shares under a Dirichlet distribution."""
-    return digamma(parameters) - digamma(parameters.sum(1, keepdims=True))
-
-
 def _visited(
     state: dict[str, Any], counts: Float[Array, "n g"], *, visits: int, settled: float
 ) -> tuple[Float[Array, "n t"], Float[Array, "t g"], Float[Array, ""]]:
     """Parameters of the shares, sums for the profiles, and the fit of the counts; some rows at a time."""
-    words, alpha = jnp.exp(_log_expected(state["words"])), state["concentration"]
+    words, alpha = jnp.exp(expected_log_shares(state["words"])), state["concentration"]
     n, size = len(counts), min(_ROWS, len(counts))
     free = -n % size
 
@@ -158,7 +157,7 @@ def _visited(
 
         def update(carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
             rows, _, count = carry
-            shares = jnp.exp(_log_expected(rows))
+            shares = jnp.exp(expected_log_shares(rows))
             after = alpha + shares * ((seen / jnp.maximum(shares @ words, _TINY)) @ words.T)
             return after, jnp.abs(after - rows).mean(), count + 1
 
@@ -167,7 +166,7 @@ def _visited(
 
         first = (jnp.maximum(rows, alpha), jnp.asarray(jnp.inf, rows.dtype), jnp.int32(0))
         rows, _, _ = jax.lax.while_loop(going, update, first)
-        shares = jnp.exp(_log_expected(rows))
+        shares = jnp.exp(expected_log_shares(rows))
         mixed = jnp.maximum(shares @ words, _TINY)
         fit = (seen * jnp.log(mixed)).sum()
         return (sums[0] + shares.T @ (seen / mixed), sums[1] + fit), rows
@@ -180,21 +179,9 @@ def _visited(
 def _dirichlet_bound(parameters: Float[Array, "m t"], prior: Any, *, used: Bool[Array, " m"]) -> Float[Array, ""]:
     """Expected log prior less expected log density of the approximation, over the rows that count."""
     width = parameters.shape[1]
-    each = ((prior - parameters) * _log_expected(parameters) + gammaln(parameters) - gammaln(prior)).sum(1)
+    each = ((prior - parameters) * expected_log_shares(parameters) + gammaln(parameters) - gammaln(prior)).sum(1)
     each = each + gammaln(width * prior) - gammaln(parameters.sum(1))
     return jnp.where(used, each, 0.0).sum()
-
-
-def _newton(alpha: Float[Array, ""], rows: Float[Array, "n t"], *, used: Bool[Array, " n"]) -> Float[Array, ""]:
-    """One Newton step of log α towards the largest bound."""
-    width, count = rows.shape[1], jnp.maximum(used.sum(), 1)
-    told = jnp.where(used[:, None], _log_expected(rows), 0.0).sum()
-    slope = count * width * (digamma(width * alpha) - digamma(alpha)) + told
-    bend = count * width * (width * polygamma(1, width * alpha) - polygamma(1, alpha))
-    # In log α; where the bound bends upwards the step follows the slope alone.
-    first, second = alpha * slope, alpha**2 * bend + alpha * slope
-    move = jnp.where(second < 0, -first / jnp.where(second < 0, second, -1.0), jnp.sign(first))
-    return jnp.clip(alpha * jnp.exp(jnp.clip(move, -1.0, 1.0)), _LEAST, _MOST)
 
 
 def pure_profiles(counts: Any, number: int) -> Float[np.ndarray, "t g"]:
