@@ -84,6 +84,7 @@ PEERS: dict[str, Entry] = {
     "peer DestVI": Entry("scvi", "run_scvi_deconvolution", {"model": "destvi"}),
     "peer Stereoscope": Entry("scvi", "run_scvi_deconvolution", {"model": "stereoscope"}),
     "peer cell2location": Entry("scvi", "run_cell2location_deconvolution", {}),
+    "peer LDA": Entry("scvi", "run_lda_deconvolution", {}),
 }
 OURS = "spike_slab"
 #: Other methods of ours with options of their own.

@@ -44,6 +44,22 @@ class LatentPrior:
         each = -0.5 * jnp.square(gap) - jnp.log(self.sd) - 0.5 * jnp.log(2.0 * jnp.pi)
         return jax.nn.logsumexp(each.sum(-1) + self.log_weight, axis=-1)
 
+    def drawn(self, key: Array, number: int) -> Float[np.ndarray, "n k z"]:
+        """Independent places of every type. On the host.
+
+        Parameters
+        ----------
+        key
+            Random key.
+        number
+            Rows n of places, each with one of every type.
+        """
+        rng, kinds = generator(key), np.arange(self.mean.shape[0])
+        mean, sd, weight = (np.asarray(part, np.float64) for part in (self.mean, self.sd, jnp.exp(self.log_weight)))
+        share = weight / weight.sum(1, keepdims=True)
+        which = np.stack([rng.choice(len(own), number, p=own) for own in share], axis=1)
+        return mean[kinds, which] + sd[kinds, which] * rng.normal(size=(number, len(kinds), mean.shape[2]))
+
 
 def latent_prior(
     key: Array,

@@ -27,6 +27,7 @@ from spatialjax.composition import (
     training_rows,
     unpacked,
 )
+from spatialjax.composition.latent import LatentPrior
 from spatialjax.tables import Reference, SpotTable
 
 
@@ -139,3 +140,17 @@ def test_a_type_with_one_cell_has_a_prior_with_finite_gradients(key: Any) -> Non
     prior = latent_prior(key, (mean, sd), np.array([0, 0, 1]), number=2, components=3)
     slope = np.asarray(jax.jit(jax.grad(lambda places: prior.log_density(places).sum()))(jnp.ones((4, 2, 2))))
     assert np.isfinite(slope).all() and np.abs(slope).min() > 0
+
+
+def test_drawn_places_follow_the_mixture_of_their_type(key: Any) -> None:
+    """Shares, means and spread of the components; components of weight 0 are never drawn."""
+    mean = np.array([[[-5.0, 0.0], [5.0, 1.0]], [[2.0, 2.0], [90.0, 90.0]]])
+    sd = np.array([[[0.5, 1.0], [2.0, 0.1]], [[1.0, 3.0], [1.0, 1.0]]])
+    prior = LatentPrior(*(jnp.asarray(part) for part in (mean, sd, np.log([[0.25, 0.75], [1.0, 1e-300]]))))
+    found = prior.drawn(key, 4000)
+    near = found[:, 0, 0] < -1.0
+    assert found.shape == (4000, 2, 2) and abs(near.mean() - 0.25) < 0.03
+    np.testing.assert_allclose(found[near, 0].mean(0), mean[0, 0], atol=0.15)
+    np.testing.assert_allclose(found[~near, 0].std(0), sd[0, 1], rtol=0.1)
+    np.testing.assert_allclose(found[:, 1].mean(0), mean[1, 0], atol=0.2)
+    assert np.array_equal(found, prior.drawn(key, 4000))

@@ -73,6 +73,21 @@ def test_the_prior_holds_the_places_near_the_cells(tissue: Any, trained: Any) ->
     assert spots[-20:].mean() < spots[:5].mean()
 
 
+def test_known_compositions_are_learnt(trained: Any) -> None:
+    """The network comes to find the compositions of the pseudo-spots."""
+    missed = trained[0].history[2]["missed"]
+    assert missed[-20:].mean() < 0.2 * missed[:5].mean()
+
+
+def test_without_pseudo_spots_none_are_made(tissue: Any) -> None:
+    """Weight 0: the fit does not see any, and a negative weight is refused."""
+    method = METHODS["deconvolution"]["destvi"](**OPTIONS, known=0.0)
+    found = run(method, jax.random.key(0), [tissue[:2]], max_steps=(1, 20, 20))[0]
+    assert "missed" not in found.history[2] and np.isfinite(np.asarray(found.result.values)).all()
+    with pytest.raises(ValueError, match="at least 0"):
+        METHODS["deconvolution"]["destvi"](known=-1.0)
+
+
 def test_what_no_type_explains_goes_to_the_rest(tissue: Any, trained: Any) -> None:
     """Spots with as many counts again of an unknown profile: the rest takes much more, and is no type's share."""
     spots, reference, truth = tissue
