@@ -53,7 +53,7 @@ SIDEWAYS = {
     "propagation": {"graphs", "preprocess"},
     "registration": {"graphs", "preprocess"},
     "transport": {"algorithm", "graphs"},
-    "composition": {"algorithm", "probability"},
+    "composition": {"algorithm", "probability", "propagation"},
     "probability": {"algorithm"},
     "simulate": {"registration"},
     "pp": {"io"},

@@ -1,6 +1,7 @@
 """What methods that find the composition of spots are made of: signatures, fits, samplers, calibration."""
 
 from spatialjax.composition.calibration import Correction, Stated, corrected, learnt_correction
+from spatialjax.composition.constrained import SimplexFit, accounted_abundance, onto_simplex, simplex_least_squares
 from spatialjax.composition.cosinemap import MapWeights, check_map, cosine_map, map_data, mapped_mass
 from spatialjax.composition.latent import LatentPrior, latent_prior
 from spatialjax.composition.lda import Topics, lda, matched_types, overdispersed_genes, pure_profiles
@@ -91,9 +92,11 @@ __all__ = [
     "Sampled",
     "ScaledRows",
     "Signatures",
+    "SimplexFit",
     "Spread",
     "Stated",
     "Topics",
+    "accounted_abundance",
     "balanced_cells",
     "batch_signatures",
     "calibration_spots",
@@ -130,6 +133,7 @@ __all__ = [
     "nnls",
     "normal_equations",
     "nowhere",
+    "onto_simplex",
     "overdispersed_genes",
     "packed",
     "place_features",
@@ -147,6 +151,7 @@ __all__ = [
     "scaled_counts",
     "scaled_rows",
     "shown_markers",
+    "simplex_least_squares",
     "summed_cells",
     "summed_mixtures",
     "table_tiles",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 from flax import struct
 from jaxtyping import Array, Float
 
+from spatialjax.composition.constrained import accounted_abundance
 from spatialjax.composition.nnls import nnls
 from spatialjax.composition.poisson import LEAST_MEAN, weighted_gram
 from spatialjax.composition.signatures import Signatures, type_sums
@@ -74,7 +78,7 @@ def _between(counts: sp.csr_matrix, types: np.ndarray, batch: np.ndarray, *, num
 
 
 def weighted_nnls(
-    counts: Float[Array, "n g"], signatures: Signatures, spread: Spread, *, rounds: int = 8
+    counts: Float[Array, "n g"], signatures: Signatures, spread: Spread, *, rounds: int = 8, accounted: bool = False
 ) -> tuple[Float[Array, "n k"], Float[Array, " n"]]:
     """Least squares with weights ``1 / Σ_k (w_k v_kg + w_k² u_kg)``, at abundances of at least 0.
 
@@ -91,6 +95,8 @@ def weighted_nnls(
         Of the cells.
     rounds
         Number of times that the weights are found.
+    accounted
+        Whether the cells must have exactly the counts of the spot in all, see ``accounted_abundance``.
 
     Returns
     -------
@@ -102,16 +108,25 @@ def weighted_nnls(
     Wang et al. (2019), Nature Communications 10:380 (MuSiC: weights by the variance between subjects).
     """
     means = signatures.means
+    depth, total = jnp.maximum(means.sum(1), LEAST_MEAN), counts.sum(1)
+
+    def fitted(gram: Any, target: Any, start: Any) -> Any:
+        if accounted:
+            return accounted_abundance(gram, target, depth, counts=total, start=start).weights
+        return nnls(gram, target, start=start)
+
     shown = means.sum(0) > 0
     weight = jnp.where(shown, 1.0 / jnp.maximum(means.mean(0), LEAST_MEAN), 0.0)
-    abundance = before = nnls((means * weight) @ means.T, (counts * weight) @ means.T)
     # No gene is certain in a spot that seems to hold none of the types that show it.
     least = 1e-3 * counts.sum(1, keepdims=True) / jnp.maximum(means.sum(), LEAST_MEAN)
-    for _ in range(rounds):
-        before = abundance
-        held = abundance + least
+
+    def turn(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        held = carry[0] + least
         variance = held @ spread.cells + held**2 @ spread.batches
         precision = jnp.where(shown, 1.0 / jnp.maximum(variance, LEAST_MEAN), 0.0)
-        abundance = nnls(weighted_gram(precision, means), (counts * precision) @ means.T, start=abundance)
+        return fitted(weighted_gram(precision, means), (counts * precision) @ means.T, carry[0]), carry[0]
+
+    first = fitted((means * weight) @ means.T, (counts * weight) @ means.T, None)
+    abundance, before = jax.lax.fori_loop(0, rounds, turn, (first, first))
     moved = jnp.abs(abundance - before).max(1) / jnp.maximum(abundance.max(1), LEAST_MEAN)
     return abundance, moved

@@ -18,7 +18,7 @@ from spatialjax.propagation.neighbourhood import (
 )
 from spatialjax.propagation.real_spots import from_real_spots, real_spots
 from spatialjax.propagation.smoothing import HALO, reach, smooth
-from spatialjax.propagation.solving import Solution, laplacian, solve, solve_sparse, strength_for
+from spatialjax.propagation.solving import Solution, laplacian, neighbour_sum, solve, solve_sparse, strength_for
 from spatialjax.propagation.standardized import standardized_components
 from spatialjax.propagation.wavelets import (
     hypergraph_diffusion,
@@ -43,6 +43,7 @@ __all__ = [
     "laplacian",
     "lazy_diffusion",
     "neighbour_mean",
+    "neighbour_sum",
     "neighbourhoods",
     "principal_axes",
     "principal_components",

@@ -26,6 +26,8 @@ from spatialjax.slices import Neighbors
 SPOTS_PER_ALPHA = 190.0
 #: Columns that the host solver treats together; more would leave the processor's cache.
 _BLOCK = 32
+#: Places of a neighbour table whose sums are one program: their values are read once from the cache.
+_UNROLLED = 8
 
 
 @struct.dataclass
@@ -112,7 +114,7 @@ def solve(
 
     def product(x: Float[Array, "n p"]) -> Float[Array, "n p"]:
         y = x * root[:, None] if normalized else x
-        near = _gathered(index, weight, y)
+        near = neighbour_sum(Neighbors(index, weight), y)
         if not symmetric:
             near = 0.5 * (near + _scattered(index, weight, y))
         bend = jnp.where(used[:, None], x, 0.0) - root[:, None] * near if normalized else degree[:, None] * x - near
@@ -239,9 +241,23 @@ def laplacian(adjacency: Any, *, normalized: bool = False) -> sp.csr_matrix:
     return sp.csr_matrix(sp.diags(used.astype(np.float64)) - root @ matrix @ root)
 
 
-def _gathered(index: Int[Array, "n k"], weight: Float[Array, "n k"], x: Float[Array, "n p"]) -> Float[Array, "n p"]:
-    """Weighted sum over the neighbours of each spot."""
-    return jnp.einsum("nk,nkp->np", weight, x[index])
+def neighbour_sum(neighbors: Neighbors, values: Float[Array, "n p"]) -> Float[Array, "n p"]:
+    """Weighted sum over the neighbours of each spot, one place of the table at a time: no array of places and columns.
+
+    Parameters
+    ----------
+    neighbors
+        Neighbour table.
+    values
+        (n, p) values of the spots.
+    """
+    index, weight, values = (jnp.asarray(each) for each in (neighbors.index, neighbors.weight, values))
+    width = index.shape[1]
+
+    def add(place: Any, total: Float[Array, "n p"]) -> Float[Array, "n p"]:
+        return total + weight[:, place, None] * values[index[:, place]]
+
+    return jax.lax.fori_loop(0, width, add, jnp.zeros_like(values), unroll=min(_UNROLLED, max(width, 1)))
 
 
 def _scattered(index: Int[Array, "n k"], weight: Float[Array, "n k"], x: Float[Array, "n p"]) -> Float[Array, "n p"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.optimize
 import scipy.sparse as sp
 
@@ -45,6 +46,32 @@ def test_weights_are_those_of_scipy() -> None:
     wanted = np.stack([scipy.optimize.nnls(means.T, row)[0] for row in spots.counts.toarray()])
     assert (wanted == 0).any(), "the case needs weights at the border"
     np.testing.assert_allclose(fitted(spots, reference).abundance, wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_under_the_sum_constraint_cells_account_for_the_counts(weighted: bool) -> None:
+    """Each spot's cells would have its counts in all; the truth is found as well as without, where genes agree."""
+    spots, reference, truth = made(0)
+    found = fitted(spots, reference, constraint="simplex", weighted=weighted)
+    signatures = mean_signatures(reference.counts, reference.types, number=TYPES)
+    counts = np.asarray(spots.counts.sum(1)).ravel()
+    np.testing.assert_allclose(np.asarray(found.abundance) @ np.asarray(signatures.depth), counts, rtol=1e-3)
+    free = fitted(spots, reference, weighted=weighted)
+    error = [np.abs(each.values - truth).mean() for each in (found, free)]
+    assert bool(found.converged) and error[0] < 1.05 * error[1]
+    if not weighted:
+        means = np.asarray(signatures.means, np.float64)
+        # A heavy row for the sum turns the constrained problem into one of the active-set solver.
+        heavy = 1e3 * np.asarray(signatures.depth, np.float64) / counts.mean()
+        rows = [np.append(row, 1e3 * row.sum() / counts.mean()) for row in spots.counts.toarray().astype(float)]
+        wanted = np.stack([scipy.optimize.nnls(np.vstack([means.T, heavy]), row)[0] for row in rows])
+        np.testing.assert_allclose(found.abundance, wanted, atol=1e-2)
+
+
+def test_an_unknown_constraint_is_refused() -> None:
+    """One message, which names those that there are."""
+    with pytest.raises(ValueError, match="one of positive, simplex, found 'convex'"):
+        METHODS["deconvolution"]["nnls"](constraint="convex")
 
 
 def test_variance_weights_help_where_deep_genes_vary() -> None:

@@ -1,4 +1,4 @@
-"""Dirichlet distributions: likelihood against a general optimizer of scipy's, shares against their Beta distributions."""
+"""Dirichlet distributions: fits against a general optimizer of scipy's, shares against their Beta distributions."""
 
 from __future__ import annotations
 

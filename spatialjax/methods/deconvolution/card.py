@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Array, Float
 
 from spatialjax.algorithm import Algorithm, Chain, Fit, map_tiles
 from spatialjax.checks import InputError
 from spatialjax.composition import Profiles, capacity, cell_spread, composed, count_source, fold_genes, mean_profiles
 from spatialjax.graphs import adjacency, knn
 from spatialjax.methods.card import Card, Method
-from spatialjax.propagation import gaussian_weights
+from spatialjax.propagation import gaussian_weights, neighbour_sum
 from spatialjax.results import Proportions
 from spatialjax.slices import Neighbors
 from spatialjax.tables import Reference, SpotTable
@@ -178,7 +177,7 @@ def _update(state: Any, data: Any, *, phi: Any, log_determinant: Any) -> Any:
     filled = (data["total"] > 0).astype(weights.dtype)[:, None]
     degree = data["neighbours"].weight.sum(1)[:, None]
     number, count = data["number"].astype(weights.dtype), filled.sum()
-    pulled = variance * (phi * _neighbour_sum(data["neighbours"], weights) + mean * degree)
+    pulled = variance * (phi * neighbour_sum(data["neighbours"], weights) + mean * degree)
     held = variance * (degree * weights + phi * mean * degree)
     above = spread * data["cross"] * filled + pulled
     below = spread * (weights @ data["gram"]) * filled + held
@@ -186,7 +185,7 @@ def _update(state: Any, data: Any, *, phi: Any, log_determinant: Any) -> Any:
     mean = (degree * weights).sum(0) / jnp.maximum(degree.sum(), _TINY)
     # Distance from the mean in the metric of the prior; spots beyond the last one have no degree.
     off = weights - mean
-    distance = (degree * off**2).sum(0) - phi * (off * _neighbour_sum(data["neighbours"], off)).sum(0)
+    distance = (degree * off**2).sum(0) - phi * (off * neighbour_sum(data["neighbours"], off)).sum(0)
     spread = (0.5 * distance + 0.5 * number) / (0.5 * number + 2.0)
     residual = (
         data["square"].sum()
@@ -199,15 +198,6 @@ def _update(state: Any, data: Any, *, phi: Any, log_determinant: Any) -> Any:
     prior = 0.5 * log_determinant - 0.5 * number * jnp.log(spread) - 0.5 * distance / spread
     objective = objective + (prior - 2.0 * jnp.log(spread) - 0.5 * number / spread).sum()
     return {"weights": weights, "mean": mean, "spread": spread, "variance": variance, "objective": objective}
-
-
-def _neighbour_sum(neighbours: Neighbors, values: Float[Array, "n k"]) -> Float[Array, "n k"]:
-    """Weighted sum over the neighbours, one column of the table at a time: no array with neighbours and types."""
-
-    def add(place: Any, total: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        return total + neighbours.weight[:, place, None] * values[neighbours.index[:, place]]
-
-    return jax.lax.fori_loop(0, neighbours.index.shape[1], add, jnp.zeros_like(values))
 
 
 def _informative(profiles: Profiles, reference: Reference) -> np.ndarray:

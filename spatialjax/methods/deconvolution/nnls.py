@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 
 from spatialjax.algorithm import Chain
 from spatialjax.composition import (
+    LEAST_MEAN,
     ROW_STEPS,
+    accounted_abundance,
     cell_spread,
     composed,
     count_source,
@@ -23,6 +26,7 @@ from spatialjax.methods.card import Card, Method
 from spatialjax.results import Proportions
 from spatialjax.tables import Reference, SpotTable
 
+CONSTRAINTS = ("positive", "simplex")
 #: Sweeps of coordinate descent at the most, and the relative change of a sweep at which it ends.
 _SWEEPS, _TOLERANCE = 500, 1e-5
 #: Share of the largest abundance that the last round of weights may still move, in the median spot.
@@ -30,7 +34,13 @@ _SETTLED = 0.05
 
 
 @functools.cache
-def nnls(*, weighted: bool = False, genes: int | None = None, rounds: int = 8) -> Method:
+def nnls(
+    *,
+    weighted: bool = False,
+    constraint: Literal["positive", "simplex"] = "positive",
+    genes: int | None = None,
+    rounds: int = 8,
+) -> Method:
     """Least squares with weights of at least 0 on the mean counts of the types.
 
     Each spot is ``argmin ‖y − wB‖²`` over w ≥ 0, with the mean raw counts B of one cell of each type: no
@@ -43,6 +53,10 @@ def nnls(*, weighted: bool = False, genes: int | None = None, rounds: int = 8) -
     ----------
     weighted
         Whether genes are weighted by their variance. Low genes count then, and mislead where types have few cells.
+    constraint
+        ``"simplex"`` fits the composition of the counts: the types' shares of a spot's counts are at least 0 and sum to
+        one, so that a spot's counts are those of its cells in all and the fit is free in the composition alone. Right
+        where spots and reference show their genes in the same proportions; ``"positive"`` leaves the sum free.
     genes
         Number of genes, the most informative ones; all where left out.
     rounds
@@ -53,11 +67,20 @@ def nnls(*, weighted: bool = False, genes: int | None = None, rounds: int = 8) -
     Method
         Data: a ``SpotTable`` and a ``Reference``. Result: ``Proportions``, in cells since B holds counts of cells.
 
+    Raises
+    ------
+    ValueError
+        If ``constraint`` is none of those.
+
     References
     ----------
     Lawson & Hanson (1995), Solving least squares problems, SIAM; Wang et al. (2019), Nature Communications 10, 380
-    (MuSiC, the idea of the weights).
+    (MuSiC, the idea of the weights); Boyd et al. (2011), Foundations and Trends in Machine Learning 3(1) (the solver
+    under the sum constraint).
     """
+    if constraint not in CONSTRAINTS:
+        raise ValueError(f"Expected constraint to be one of {', '.join(CONSTRAINTS)}, found {constraint!r}.")
+    accounted = constraint == "simplex"
 
     def prepare(spots: SpotTable, reference: Reference) -> Any:
         signatures = mean_signatures(reference.counts, reference.types, number=len(reference.names))
@@ -72,29 +95,34 @@ def nnls(*, weighted: bool = False, genes: int | None = None, rounds: int = 8) -
     def finish(found: Any, spots: SpotTable, reference: Reference) -> Proportions:
         del reference
         n = spots.shape[0]
-        settled = not weighted or np.median(np.asarray(found["moved"])[:n]) < _SETTLED
+        settled = np.median(np.asarray(found["moved"])[:n]) < _SETTLED
         return composed(np.asarray(found["abundance"])[:n], spots, settled=settled)
 
-    return Method(prepare, _weighted(rounds) if weighted else _plain(), finish, max_steps=ROW_STEPS)
+    phases = _weighted(rounds, accounted=accounted) if weighted else _plain(accounted=accounted)
+    return Method(prepare, phases, finish, max_steps=ROW_STEPS)
 
 
 @functools.cache
-def _plain() -> Chain:
+def _plain(*, accounted: bool) -> Chain:
     def fit(key: Any, data: Any) -> Any:
         del key
         counts, means = data["tile"].values["counts"], data["tile"].values["shared"].means
-        found = least_squares(means @ means.T, counts @ means.T, sweeps=_SWEEPS, tolerance=_TOLERANCE)
-        return {"abundance": found}
+        gram, target = means @ means.T, counts @ means.T
+        if not accounted:
+            found = least_squares(gram, target, sweeps=_SWEEPS, tolerance=_TOLERANCE)
+            return {"abundance": found, "moved": jnp.zeros(len(counts))}
+        found = accounted_abundance(gram, target, jnp.maximum(means.sum(1), LEAST_MEAN), counts=counts.sum(1))
+        return {"abundance": found.weights, "moved": 1.0 - found.converged.astype(jnp.float32)}
 
     return row_tables(fit)
 
 
 @functools.cache
-def _weighted(rounds: int) -> Chain:
+def _weighted(rounds: int, *, accounted: bool) -> Chain:
     def fit(key: Any, data: Any) -> Any:
         del key
         values = data["tile"].values
-        abundance, moved = weighted_nnls(values["counts"], *values["shared"], rounds=rounds)
+        abundance, moved = weighted_nnls(values["counts"], *values["shared"], rounds=rounds, accounted=accounted)
         return {"abundance": abundance, "moved": moved}
 
     return row_tables(fit)
