@@ -54,12 +54,12 @@ def shares(number: np.ndarray) -> np.ndarray:
 
 
 @cache
-def fitted(*, batches: bool = True, known: bool = False) -> Any:
+def fitted(*, batches: bool = True, known: bool = False, part: int = PART) -> Any:
     spots, reference, _ = made()
     if not batches:
         reference = Reference(reference.counts, reference.types, reference.names)
     spots = SpotTable(spots.counts, None, spots.section, spots.n_cells if known else None)
-    with patch.object(module, "_BATCH", PART * GENES):
+    with patch.object(module, "_BATCH", part * GENES):
         (found,) = run(method(), jax.random.key(0), [(spots, reference)], max_steps=STEPS)
     return found.result
 
@@ -91,6 +91,15 @@ def test_known_numbers_of_cells_are_what_abundances_count() -> None:
     found = fitted(known=True)
     np.testing.assert_allclose(np.asarray(found.abundance).sum(1), made()[2].sum(1), rtol=1e-3)
     assert agreement(found) > 0.93
+
+
+def test_minibatches_give_the_answer_of_the_full_batch() -> None:
+    """Three parts of the spots, or all of them in every step: the same compositions and amounts of cells."""
+    parts, whole = fitted(), fitted(part=SPOTS)
+    off = np.abs(np.asarray(parts.values) - np.asarray(whole.values))
+    assert off.max() < 0.08 and off.mean() < 0.02
+    amount = [np.asarray(each.abundance).sum(1) for each in (parts, whole)]
+    assert np.abs(np.log(amount[0] / amount[1])).mean() < 0.12
 
 
 def prepared(rows: int = SPOTS) -> dict[str, Any]:
