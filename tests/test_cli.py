@@ -154,6 +154,69 @@ def test_validate_as_json(run: Any, files: list[Path]) -> None:
     assert found["estimate"]["memory_mb"] > 0
 
 
+@pytest.fixture(scope="module")
+def cells() -> Any:
+    """Cells of the sections' genes and one gene more: two types, one like the first, one of a single cell."""
+    import anndata
+    import pandas as pd
+    import scipy.sparse as sp
+
+    rng = np.random.default_rng(0)
+    kind = np.array(["a"] * 30 + ["b"] * 30 + ["like a"] * 30 + ["rare"])
+    level = {name: rng.gamma(0.5, 8.0, 41) for name in ("a", "b", "rare")}
+    level["like a"] = level["a"]
+    counts = rng.poisson(np.stack([level[name] for name in kind])).astype(np.float32)
+    found = anndata.AnnData(sp.csr_matrix(counts), obs=pd.DataFrame({"kind": kind}, index=[f"c{i}" for i in range(91)]))
+    found.var_names = [f"gene{g}" for g in range(41)]
+    return found
+
+
+def test_validate_checks_a_reference_in_the_words_of_deconvolve(
+    run: Any, files: list[Path], cells: Any, tmp_path: Path
+) -> None:
+    """Genes, types and messages are those that the door of ``deconvolve`` gives for the same spots."""
+    import anndata
+
+    from spatialjax.io.composed import open_composed
+
+    cells.write_h5ad(tmp_path / "sc.h5ad")
+    words = ("validate", files[0], files[1], "--units", "um", "--reference", tmp_path / "sc.h5ad")
+    done = run(*words, "--cell-type-key", "kind", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["reference"]
+    assert found["types"] == {"a": 30, "b": 30, "like a": 30, "rare": 1}
+    assert (found["cells"], found["genes"]) == (91, 40)
+    both = anndata.concat([anndata.read_h5ad(path) for path in files])
+    assert found["messages"] == open_composed(both, cells, cell_type_key="kind").messages
+    assert any("fewer than 10 cells" in m and "'rare' (1)" in m for m in found["messages"])
+    assert any("No gene is 2 times higher in 'a', 'like a'" in m for m in found["messages"])
+    shown = run(*words, "--cell-type-key", "kind").out
+    assert "91 cells of 4 types, 40 genes" in shown and "Composition: Types with fewer" in shown
+    assert "reference" not in json.loads(run(*words[:5], "--json").out)
+
+
+def test_validate_refuses_a_reference_that_deconvolve_would(
+    run: Any, files: list[Path], cells: Any, tmp_path: Path
+) -> None:
+    """No column, log values, another organism: exit code 2 and the message that says what to do."""
+    log, human = cells.copy(), cells.copy()
+    log.X = log.X.log1p()
+    log.layers["umi"] = cells.X
+    human.var_names = [f"HG{g}" for g in range(41)]
+    for name, table in (("sc", cells), ("log", log), ("human", human)):
+        table.write_h5ad(tmp_path / f"{name}.h5ad")
+    words = ("validate", *files, "--units", "um", "--reference")
+    for name, options, told in (
+        ("sc", (), "--cell-type-key"),
+        ("sc", ("--cell-type-key", "kid"), "Did you mean 'kind'?"),
+        ("log", ("--cell-type-key", "kind"), "--reference-layer umi"),
+        ("human", ("--cell-type-key", "kind"), "gene"),
+    ):
+        done = run(*words, tmp_path / f"{name}.h5ad", *options)
+        assert done.code == 2 and told in " ".join(done.err.split()), done.err
+    assert run(*words, tmp_path / "log.h5ad", "--cell-type-key", "kind", "--reference-layer", "umi").code == 0
+
+
 def test_one_file_of_many_sections(run: Any, files: list[Path], tmp_path: Path) -> None:
     """``--slice-key`` splits a file, ``--order-by`` orders its sections; else the message names the column."""
     import anndata

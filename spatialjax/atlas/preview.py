@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,13 +10,16 @@ from spatialjax.atlas.features import shared_capacities
 from spatialjax.atlas.pairs import pairs_of
 from spatialjax.atlas.reconstruction import Options
 
+if TYPE_CHECKING:
+    from spatialjax.atlas.composed import SpotsBesideCells
+
 #: Measured on two CPU cores: seconds to start and write, to compile, for a pair, and for 1,000 spots of a pair.
 _START, _COMPILE, _PAIR, _THOUSAND = 10.0, 25.0, 1.0, 1.0
 #: Measured: memory of a process with its libraries, MB, and bytes for each spot beside its values.
 _PROCESS, _SPOT = 750.0, 8000.0
 
 
-def preview(stack: Any, options: Options) -> dict[str, Any]:
+def preview(stack: Any, options: Options, *, beside: SpotsBesideCells | None = None) -> dict[str, Any]:
     """What was found in the sections and what would be done with them, as plain JSON values.
 
     Parameters
@@ -25,6 +28,8 @@ def preview(stack: Any, options: Options) -> dict[str, Any]:
         What ``io.open_sections`` returned.
     options
         Options that fit the stack.
+    beside
+        Its spots beside a reference of single cells, where there is one.
     """
     sections = [
         {
@@ -51,6 +56,19 @@ def preview(stack: Any, options: Options) -> dict[str, Any]:
         "pairs": pairs,
         "capacities": sorted(set(shared_capacities([len(section.xy) for section in stack.sections]))),
         "estimate": estimate(stack),
+        **({} if beside is None else {"reference": _reference(beside)}),
+    }
+
+
+def _reference(beside: SpotsBesideCells) -> dict[str, Any]:
+    """What the composition would be found with."""
+    cells, names = beside.opened.reference, beside.opened.reference.names
+    sizes = np.bincount(cells.types, minlength=len(names)).tolist()
+    return {
+        "cells": len(cells.types),
+        "types": dict(zip(names, sizes, strict=True)),
+        "genes": len(beside.opened.genes),
+        "messages": list(beside.opened.messages),
     }
 
 
@@ -90,6 +108,8 @@ def show(found: dict[str, Any], console: Any) -> None:
     console.print(f"Values: {found['values']}, {found['features']:,} shared features, {found['cells']:,} cells.")
     for message in found["messages"]:
         console.print(f"[dim]note:[/dim] {escape(message)}", soft_wrap=True)
+    if "reference" in found:
+        _show_reference(found["reference"], console)
     cost = found["estimate"]
     console.print(
         f"'reconstruct' would align {len(found['pairs'])} pairs (neighbours and next neighbours) by "
@@ -102,6 +122,18 @@ def show(found: dict[str, Any], console: Any) -> None:
         "GB of memory.",
         soft_wrap=True,
     )
+
+
+def _show_reference(found: dict[str, Any], console: Any) -> None:
+    from rich.markup import escape
+
+    console.print(
+        f"Reference: {found['cells']:,} cells of {len(found['types'])} types, {found['genes']:,} genes shared with all "
+        "sections.",
+        soft_wrap=True,
+    )
+    for message in found["messages"]:
+        console.print(f"[dim]note:[/dim] Composition: {escape(message)}", soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

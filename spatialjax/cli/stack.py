@@ -145,23 +145,29 @@ def validate(
     anchor: Anchor = None,
     reflection: Reflection = "auto",
     n_domains: Domains = None,
+    reference: Cells = None,
+    cell_type_key: CellTypes = None,
+    reference_layer: CellLayer = None,
+    counts_layer: CountsLayer = None,
     decisions: DecisionsFile = None,
     exclude: Exclude = None,
     landmarks: Landmarks = None,
     as_json: Json = False,
 ) -> None:
     """Say what is in the sections and what 'reconstruct' would do, with its time and memory; nothing is written."""
-    from spatialjax.atlas import decided, decisions_file, intake, preview
+    from spatialjax.atlas import composed, decided, decisions_file, intake, preview
     from spatialjax.atlas.reconstruction import Options
 
     chosen = decisions_file.gathered(decisions, exclude=exclude or (), landmarks=landmarks)
     options = Options(method, reflection, anchor=anchor, n_domains=n_domains, decisions=chosen or None)
     options.check()
+    cells = composed.ReferenceOptions(reference, cell_type_key, layer=reference_layer, counts_layer=counts_layer)
+    cells.check()
     door = door_options(units, pitch, gap=gap, z=z, feature_key=feature_key, layer=layer, spatial_key=spatial_key)
     door |= leave_options(names, duplicates, uneven=allow_spacing_mismatch) | {"histology": histology}
     entry = intake.open_in_order(read_sections(sections, spatial_key), order_by=order_by, slice_key=slice_key, **door)
-    entry = decided.followed(entry, options)
-    found = preview.preview(entry.stack, options)
+    entry = composed.with_reference(decided.followed(entry, options), cells, layer=layer)
+    found = preview.preview(entry.stack, options, beside=entry.beside)
     if as_json:
         echo(json.dumps(found, indent=2))
     else:
