@@ -8,8 +8,8 @@ the rows of other sets and methods that the results file has. Labels only score:
 before a method sees anything. Spots without a label, and those that osmFISH calls "Excluded", are clustered with the
 others but not scored. Two donors have a row for their sections taken together, scored section by section.
 
-Every method goes through the front door, ``sj.tl.domains``; ``name:option=value,…`` passes options of its factory. A
-method that cannot take the features of a set is left out there, with the reason.
+Every method goes through the front door, ``sj.tl.domains``; ``name:option=value,…`` passes options of its factory,
+and ``refine`` to the front door. A method that cannot take the features of a set is left out there, with the reason.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 import record
 from domain_sets import Labelled
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import rankdata
 
 import spatialjax as sj
 from spatialjax.metrics import ari
@@ -67,6 +68,7 @@ def found(data: Labelled, method: str, *, number: int | None, seed: int) -> Any:
         feature_key=data.feature_key,
         slice_key="section" if several else None,
         duplicates="allow",
+        refine=options.pop("refine", 0),
         method_options=options,
         seed=seed,
         progress=False,
@@ -74,9 +76,10 @@ def found(data: Labelled, method: str, *, number: int | None, seed: int) -> Any:
 
 
 def score(data: Labelled, labels: np.ndarray, confidence: np.ndarray) -> dict[str, Any]:
-    """Adjusted Rand index, mean over sections, and the share of right spots in each quartile of confidence.
+    """Adjusted Rand index, mean over sections; share of right spots by confidence; chance that a right one is surer.
 
-    Right is a spot whose domain is matched with its region, one domain to one region so that most spots are right.
+    Right is a spot whose domain is matched with its region, one domain to one region so that most spots are right. The
+    chance is that of a right and a wrong spot drawn at random, ties counting half: 0.5 where confidence says nothing.
     """
     scored = data.truth != ""
     each = [
@@ -90,7 +93,11 @@ def score(data: Labelled, labels: np.ndarray, confidence: np.ndarray) -> dict[st
     right = np.array([match.get(k, -1) for k in range(table.shape[1])])[domain] == truth
     order = np.argsort(confidence[scored], kind="stable")
     quartiles = [float(right[part].mean()) for part in np.array_split(order, 4)]
-    return {"ari": float(np.mean(each)), "accuracy by confidence": quartiles}
+    surer = float("nan")
+    if 0 < right.sum() < len(right):
+        ranks = rankdata(confidence[scored])
+        surer = float((ranks[right].mean() - (right.sum() + 1) / 2) / (~right).sum())
+    return {"ari": float(np.mean(each)), "accuracy by confidence": quartiles, "right is surer": surer}
 
 
 def one(data: Labelled, method: str, *, number: int | None, seed: int) -> dict[str, Any]:
@@ -122,6 +129,7 @@ def compared(data: Labelled, method: str, arguments: argparse.Namespace) -> dict
         "ari, spread over seeds": np.std([each["ari"] for each in runs]),
         "ari of each seed": [each["ari"] for each in runs],
         "accuracy by confidence": np.mean([each["accuracy by confidence"] for each in runs], 0).tolist(),
+        "right is surer": np.mean([each["right is surer"] for each in runs]),
         "competing partitions": runs[0]["competing"],
         "seconds, first": runs[0]["seconds"],
         "seconds, later": min(each["seconds"] for each in runs),

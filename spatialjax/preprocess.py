@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float
 from scipy.spatial import cKDTree
+from scipy.stats import rankdata
 
 #: Genes that enter the joint components at the most; of more, the most widely seen ones.
 MAX_GENES = 10_000
@@ -102,45 +103,106 @@ def seen_genes(values: Sequence[Any], *, number: int = MAX_GENES, least: int = 6
     return np.sort(keep[np.argsort(-shares[keep], kind="stable")[:number]])
 
 
-def variable_genes(values: Sequence[Any], *, number: int, bins: int = 20) -> np.ndarray:
-    """Positions of the genes whose log values vary most for their mean, by normalised dispersion, over all sections.
+def variable_genes(values: Sequence[Any], *, number: int, kind: str = "log1p", bins: int = 20) -> np.ndarray:
+    """Positions of the genes that vary most for their mean, over all sections.
 
-    Genes are put into ``bins`` of equal size by their mean; in each bin log(variance / mean) is centred by its median
-    and scaled by its median absolute deviation. The dispersion of a gene is its mean over the sections.
+    Of counts: by the variance of standardised counts. A gene's expected variance is a local quadratic fit of log
+    variance on log mean; counts are standardised with it and cut at √n, so that one spot does not make a gene variable.
+    Of log1p values, by normalised dispersion: genes are put into ``bins`` of equal size by their mean; in each bin
+    log(variance / mean) is centred by its median and scaled by its median absolute deviation.
+
+    Several sections: by the mean rank of a gene for counts, by its mean dispersion for log1p values.
 
     Parameters
     ----------
     values
-        One (n_i, g) matrix of log1p values for each section.
+        One (n_i, g) matrix for each section, raw counts or log1p values, sparse or dense.
     number
         Number of genes; all where there are no more.
+    kind
+        ``"counts"`` or ``"log1p"``.
     bins
-        Number of groups of genes of similar mean.
+        Number of groups of genes of similar mean, for log1p values.
 
     Returns
     -------
     array
         Sorted positions.
 
+    Raises
+    ------
+    ValueError
+        If ``kind`` is neither.
+
     References
     ----------
-    Satija et al. (2015), Nature Biotechnology 33; Zheng et al. (2017), Nature Communications 8.
+    Satija et al. (2015), Nature Biotechnology 33; Zheng et al. (2017), Nature Communications 8; Stuart et al. (2019),
+    Cell 177 (variance of standardised counts).
     """
+    if kind not in ("counts", "log1p"):
+        raise ValueError(f"Expected kind to be 'counts' or 'log1p', found {kind!r}.")
     width = values[0].shape[1]
     if width <= number:
         return np.arange(width)
-    total = np.zeros(width)
-    for matrix in values:
-        table = sp.csr_matrix(matrix, dtype=np.float64)
-        mean = np.asarray(table.mean(0)).ravel()
-        variance = np.maximum(np.asarray(table.multiply(table).mean(0)).ravel() - mean**2, 0.0)
-        dispersion = np.log(np.maximum(variance, 1e-12) / np.maximum(mean, 1e-12))
-        groups = np.array_split(np.argsort(mean, kind="stable"), bins)
-        for group in groups:
-            middle = np.median(dispersion[group])
-            spread = np.median(np.abs(dispersion[group] - middle))
-            total[group] += np.where(mean[group] > 0, (dispersion[group] - middle) / max(spread, 1e-6), -np.inf)
-    return np.sort(np.argsort(-total, kind="stable")[:number])
+    tables = (sp.csr_matrix(matrix, dtype=np.float64) for matrix in values)
+    if kind == "counts":
+        score = sum(-rankdata(-_standardized_variance(table), method="min") for table in tables)
+    else:
+        score = sum(_dispersion(table, bins) for table in tables)
+    return np.sort(np.argsort(-score, kind="stable")[:number])
+
+
+def _moments(table: sp.csr_matrix) -> tuple[Float[np.ndarray, " g"], Float[np.ndarray, " g"]]:
+    mean = np.asarray(table.mean(0)).ravel()
+    return mean, np.maximum(np.asarray(table.multiply(table).mean(0)).ravel() - mean**2, 0.0)
+
+
+def _standardized_variance(table: sp.csr_matrix) -> Float[np.ndarray, " g"]:
+    """Variance of counts in units of what genes of like mean have, cut at √n; 0 for a constant gene."""
+    n = table.shape[0]
+    mean, variance = _moments(table)
+    varies = variance > 1e-12
+    spread = np.full(len(mean), np.inf)
+    if varies.any():
+        trend = _local_quadratic(np.log10(mean[varies]), np.log10(variance[varies]))
+        spread[varies] = 10.0 ** (trend / 2)
+    table = table.tocsr()
+    above = np.minimum((table.data - mean[table.indices]) / spread[table.indices], np.sqrt(n))
+    squares = np.bincount(table.indices, above**2, minlength=len(mean))
+    zeros = n - np.bincount(table.indices, minlength=len(mean))
+    return (squares + zeros * (mean / spread) ** 2) / max(n - 1, 1)
+
+
+def _local_quadratic(
+    x: Float[np.ndarray, " g"], y: Float[np.ndarray, " g"], *, span: float = 0.3, knots: int = 100
+) -> Float[np.ndarray, " g"]:
+    """Local quadratic regression with tricube weights over the nearest share ``span``, linear between ``knots``.
+
+    Cleveland (1979), Journal of the American Statistical Association 74.
+    """
+    places = np.unique(np.quantile(x, np.linspace(0, 1, knots)))
+    reach = min(max(int(np.ceil(span * len(x))), 4), len(x)) - 1
+    fitted = []
+    for place in places:
+        distance = np.abs(x - place)
+        width = np.partition(distance, reach)[reach]
+        weight = np.clip(1 - (distance / width) ** 3, 0, None) ** 3 if width > 0 else (distance == 0).astype(float)
+        near = weight > 0
+        steps = min(2, len(np.unique(x[near])) - 1)
+        fitted.append(np.polyfit(x[near] - place, y[near], steps, w=np.sqrt(weight[near]))[-1])
+    return np.interp(x, places, fitted)
+
+
+def _dispersion(table: sp.csr_matrix, bins: int) -> Float[np.ndarray, " g"]:
+    """log(variance / mean) against genes of like mean; −∞ for a gene that no spot shows."""
+    mean, variance = _moments(table)
+    dispersion = np.log(np.maximum(variance, 1e-12) / np.maximum(mean, 1e-12))
+    found = np.full(len(mean), -np.inf)
+    for group in np.array_split(np.argsort(mean, kind="stable"), bins):
+        middle = np.median(dispersion[group])
+        spread = np.median(np.abs(dispersion[group] - middle))
+        found[group] = np.where(mean[group] > 0, (dispersion[group] - middle) / max(spread, 1e-6), -np.inf)
+    return found
 
 
 def shared_embedding(

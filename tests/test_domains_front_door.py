@@ -9,6 +9,8 @@ import jax
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
 from typer.testing import CliRunner
 
 import spatialjax as sj
@@ -53,6 +55,34 @@ def test_layers_are_found_with_a_confidence_that_means_something(section: anndat
     assert found.confidence.min() >= 0.0 and found.confidence.max() <= 1.0
     sure = found.confidence >= np.median(found.confidence)
     assert sj.metrics.ari(truth[sure], found.labels[sure]) > sj.metrics.ari(truth[~sure], found.labels[~sure])
+
+
+def test_a_vote_of_the_nearest_changes_lone_labels_only_and_within_a_section() -> None:
+    """Fewer cells differ from most of their neighbours, the layers stay, and other sections have no vote."""
+    pair = [layered(1), layered(2)]
+    plain = sj.tl.domains(pair, LAYERS, "kmeans", progress=False)
+    voted = sj.tl.domains(pair, LAYERS, "kmeans", refine=12, progress=False)
+    section = np.repeat([0, 1], [each.n_obs for each in pair])
+    truth = np.concatenate([each.obs["layer"] for each in pair])
+    assert sj.metrics.ari(truth, voted.labels) > sj.metrics.ari(truth, plain.labels) + 0.05
+    for number, each in enumerate(pair):
+        rows = section == number
+        near = cKDTree(each.obsm["spatial"]).query(each.obsm["spatial"], k=13)[1][:, 1:]
+        poll = np.stack([(plain.labels[rows][near] == k).sum(1) for k in range(LAYERS)], 1)
+        own = np.take_along_axis(poll, plain.labels[rows][:, None], 1)[:, 0]
+        names = linear_sum_assignment(-np.histogram2d(plain.labels, voted.labels, LAYERS)[0])[1]
+        expected = np.where(poll.max(1) > own, poll.argmax(1), plain.labels[rows])
+        np.testing.assert_array_equal(names[expected], voted.labels[rows])
+    changed = names[plain.labels] != voted.labels
+    assert changed.any() and voted.confidence[changed].max() <= 1.0
+    assert voted.adata.uns["domain"]["refine"] == 12
+
+
+@pytest.mark.parametrize("refine", [-1, 2.5, True])
+def test_a_vote_of_no_whole_number_is_refused(section: anndata.AnnData, refine: Any) -> None:
+    """Before any work, and the message names the option."""
+    with pytest.raises(InputError, match="--refine"):
+        sj.tl.domains(section, LAYERS, refine=refine, progress=False)
 
 
 def test_the_copy_holds_the_result_and_the_input_nothing(section: anndata.AnnData, found: Any) -> None:

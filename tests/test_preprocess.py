@@ -63,6 +63,32 @@ def test_seen_genes_drops_what_one_section_does_not_show_and_keeps_the_widest(rn
     assert len(preprocess.seen_genes([first * 0, second * 0])) == 6
 
 
+def test_variable_genes_of_counts_are_those_that_vary_beyond_their_mean(rng: np.random.Generator) -> None:
+    """Whatever their mean, in every section, and not for the sake of one spot."""
+    mean = np.geomspace(0.02, 50.0, 400)
+    variable = np.arange(5, 400, 20)
+    sections = []
+    for spots in (900, 600):
+        level = np.where(np.isin(np.arange(400), variable), rng.gamma(0.5, 2.0, (spots, 1)), 1.0)
+        counts = rng.poisson(level * mean)
+        counts[7, 2] = 400
+        sections.append(sp.csr_matrix(counts))
+    # A gene of few counts can not show that it varies.
+    shown = variable[mean[variable] > 0.3]
+    find = lambda tables: preprocess.variable_genes(tables, number=len(shown), kind="counts")
+    np.testing.assert_array_equal(find(sections), shown)
+    np.testing.assert_array_equal(find([each.toarray() for each in sections]), shown)
+
+
+def test_the_local_quadratic_follows_a_bend_and_passes_over_ties() -> None:
+    """Exact on a parabola away from rounding, near a sine, finite where most places are equal."""
+    x = np.linspace(-2.0, 2.0, 300)
+    np.testing.assert_allclose(preprocess._local_quadratic(x, 1.0 + x - x**2), 1.0 + x - x**2, atol=2e-3)
+    np.testing.assert_allclose(preprocess._local_quadratic(x, np.sin(2 * x)), np.sin(2 * x), atol=0.05)
+    tied = np.where(np.arange(300) < 250, -1.0, x)
+    assert np.isfinite(preprocess._local_quadratic(tied, tied**2)).all()
+
+
 def test_embedding_equals_the_principal_components_of_the_smoothed_scaled_values(sections: tuple) -> None:
     """The same joint components as scikit-learn's PCA of the dense, smoothed, scaled matrix (to sign)."""
     values, places = sections

@@ -153,6 +153,7 @@ def _store(found: Regions, options: RegionOptions) -> None:
         "method": options.method,
         "n_domains": found.number,
         "chosen": options.n_domains is None,
+        "refine": options.refine,
         "seed": options.seed,
         "version": __version__,
         "converged": found.converged,

@@ -85,7 +85,7 @@ def _expression(stack: Any, method: str, *, counts: bool) -> Float[np.ndarray, "
         stack.require_counts(f"method {method!r}")
     if stack.kind in ("counts", "log1p"):
         logged = [preprocess.log_normalize(t) for t in tables] if stack.kind == "counts" else tables
-        genes = preprocess.variable_genes(logged, number=VARIABLE_GENES)
+        genes = preprocess.variable_genes(tables, number=VARIABLE_GENES, kind=stack.kind)
         tables = [table[:, genes] for table in (tables if counts else logged)]
     if sum(t.shape[0] for t in tables) * tables[0].shape[1] > DENSE:
         raise InputError(

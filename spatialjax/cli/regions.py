@@ -37,6 +37,9 @@ def domains(
     spatial_key: SpatialKey = "spatial",
     key_added: Annotated[str, typer.Option(help="Name of the columns that are added.", metavar="KEY")] = "domain",
     duplicates: Duplicates = "error",
+    refine: Annotated[
+        int, typer.Option(help="So many nearest spots vote on each label afterwards; 0 leaves the labels.")
+    ] = 0,
     seed: Seed = 0,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder where a method that trains keeps its state.", metavar="DIR")
@@ -63,8 +66,8 @@ def domains(
     with console.progress() as listener:
         result = tl.domains(
             found, n_domains, method, slice_key=slice_key, key_added=key_added, feature_key=features_key, layer=layer,
-            spatial_key=spatial_key, duplicates=duplicates, seed=seed, checkpoint=checkpoint, resume=resume,
-            progress=listener,
+            spatial_key=spatial_key, duplicates=duplicates, refine=refine, seed=seed, checkpoint=checkpoint,
+            resume=resume, progress=listener,
         )  # fmt: skip
         save(result.adata, out, Watch(listener))
     note(result.messages)
