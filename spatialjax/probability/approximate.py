@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
@@ -194,8 +195,11 @@ def _sites(groups: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _drawn(key: Any, mean: dict[str, Any], spread: dict[str, Any]) -> dict[str, Any]:
-    keys = jax.random.split(key, len(mean))
+    """Values of all sites from one draw: as many programs of random bits as sites would compile for long."""
+    names = sorted(mean)
+    ends = np.cumsum([mean[name].size for name in names])
+    noise = jnp.split(jax.random.normal(key, (int(ends[-1]),)), ends[:-1])
     return {
-        name: value + jnp.exp(spread[name]) * jax.random.normal(each, value.shape)
-        for each, (name, value) in zip(keys, sorted(mean.items()), strict=True)
+        name: mean[name] + jnp.exp(spread[name]) * each.reshape(mean[name].shape)
+        for name, each in zip(names, noise, strict=True)
     }
