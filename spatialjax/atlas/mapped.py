@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from spatialjax.atlas.chosen import made, method_name
 from spatialjax.atlas.watch import Event, Watch
@@ -176,10 +176,7 @@ def map_cells(
                 adata, reference, cell_type_key=cell_type_key, layer=layer, reference_layer=reference_layer,
                 slice_key=slice_key, spatial_key=spatial_key, ignore_case=ignore_case,
             )  # fmt: skip
-            rows = _rows_of_cells(
-                adata, reference, cell_type_key=cell_type_key, layer=reference_layer, ignore_case=ignore_case
-            )
-        with watch.step("mapping", f"{len(rows)} cells onto {adata.n_obs} spots by {name!r}"):
+        with watch.step("mapping", f"{len(opened.cells)} cells onto {adata.n_obs} spots by {name!r}"):
             told = None if watch.listener is None else lambda p: watch.say(_progress(p))
             (fit,) = methods.run(
                 chosen, jax.random.key(seed), [(opened.spots, opened.reference)], progress=told, checkpoint=checkpoint,
@@ -191,9 +188,7 @@ def map_cells(
             )
         sections = None if slice_key is None else _section_names(adata, slice_key)
         about = {"method": name, "seed": seed, "cell_type_key": cell_type_key}
-        return assembled(
-            adata, reference, opened, result=fit.result, rows=rows, sections=sections, key=key_added, about=about
-        )
+        return assembled(adata, reference, opened, result=fit.result, sections=sections, key=key_added, about=about)
 
 
 def assembled(
@@ -202,7 +197,6 @@ def assembled(
     opened: Any,
     *,
     result: Any,
-    rows: Int[np.ndarray, " c"],
     sections: list[str] | None,
     key: str,
     about: Mapping[str, Any],
@@ -217,8 +211,6 @@ def assembled(
         What ``io.composed.open_composed`` returned.
     result
         A ``results.CellMap`` of the opened cells and spots.
-    rows
-        Row of the reference of each opened cell.
     sections
         Names of the sections in the order of their numbers; None for one.
     key
@@ -230,7 +222,7 @@ def assembled(
 
     from spatialjax import __version__
 
-    cells, messages = reference.n_obs, list(opened.messages)
+    cells, rows, messages = reference.n_obs, opened.cells, list(opened.messages)
     if not bool(result.converged):
         messages.append(f"Method {about['method']!r} did not converge: look at the result with care.")
     if result.evidence is not None and np.mean(result.evidence) <= 0:
@@ -282,22 +274,6 @@ def _sparse(result: Any, rows: np.ndarray, order: np.ndarray, *, shape: tuple[in
     found = sp.csr_matrix((shares[there], (row, order[spots[there]])), shape=shape)
     found.sort_indices()
     return found
-
-
-def _rows_of_cells(
-    adata: Any, reference: Any, *, cell_type_key: str, layer: str | None, ignore_case: bool
-) -> Int[np.ndarray, " c"]:
-    """Rows of the reference that the door keeps: those with a type and a count in the shared genes."""
-    from spatialjax.io.matching import match_genes
-    from spatialjax.io.matrices import layers_of, library_sizes, take, to_csr
-    from spatialjax.io.split import label_text
-
-    column = reference.obs[cell_type_key].astype(object)
-    typed = (~column.isna() & column.map(label_text).str.strip().astype(bool)).to_numpy()
-    matrix = reference.X if layer is None else layers_of(reference)[layer]
-    matched = match_genes(adata, reference, ignore_case=ignore_case)
-    counts = take(to_csr(matrix, where="the reference"), columns=matched.reference)
-    return np.flatnonzero(typed & (library_sizes(counts) > 0))
 
 
 def _section_names(adata: Any, slice_key: str) -> list[str]:

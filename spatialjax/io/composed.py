@@ -36,6 +36,8 @@ class Composed:
         The annotated cells, same genes.
     order
         (n,) row of the input of each spot.
+    cells
+        (m,) row of the reference as it was given, of each cell.
     genes
         Names of the genes.
     messages
@@ -45,6 +47,7 @@ class Composed:
     spots: SpotTable
     reference: Reference
     order: Int[np.ndarray, " n"]
+    cells: Int[np.ndarray, " m"]
     genes: np.ndarray
     messages: list[str]
 
@@ -107,7 +110,7 @@ def open_composed(
         counts = take(counts, columns=matched.spots)
     cells = _counts(reference, reference_layer, "the reference", "reference_layer= (--reference-layer)")
     cells = to_csr(cells, where="the reference")
-    cells, codes, batch, names, more = _kept_cells(
+    found, rows, more = _kept_cells(
         take(cells, columns=matched.reference), codes, names, _batches(reference, batch_key)
     )
     messages = [*matched.messages, *said, *more]
@@ -130,9 +133,8 @@ def open_composed(
         section[place].astype(np.int32),
         None if number is None else number[place],
     )
-    found = Reference(cells, codes.astype(np.int32), names, batch)
     messages += _without_markers(found)
-    return Composed(spots, found, place, matched.names, messages)
+    return Composed(spots, found, place, rows, matched.names, messages)
 
 
 def _counts(adata: Any, layer: str | None, what: str, option: str) -> Any:
@@ -219,8 +221,8 @@ def _refuse_doubles(names: Sequence[str], values: set[Any]) -> None:
 
 def _kept_cells(
     counts: sp.csr_matrix, codes: Int[np.ndarray, " m"], names: list[str], batch: Int[np.ndarray, " m"] | None
-) -> tuple[sp.csr_matrix, Int[np.ndarray, " m"], Int[np.ndarray, " m"] | None, list[str], list[str]]:
-    """Cells with a type and a count, and types with such a cell."""
+) -> tuple[Reference, Int[np.ndarray, " c"], list[str]]:
+    """Cells with a type and a count, of types with such a cell; their rows, and what is to be said."""
     seen = (library_sizes(counts) > 0) & (codes >= 0)
     sizes = np.bincount(codes[seen], minlength=len(names))
     gone = [name for name, size in zip(names, sizes, strict=True) if size == 0]
@@ -244,7 +246,9 @@ def _kept_cells(
     new = np.cumsum(sizes > 0) - 1
     rows = np.flatnonzero(seen)
     kept = [name for name, size in zip(names, sizes, strict=True) if size]
-    return take(counts, rows=rows), new[codes[rows]], None if batch is None else batch[rows], kept, messages
+    types = new[codes[rows]].astype(np.int32)
+    found = Reference(take(counts, rows=rows), types, kept, None if batch is None else batch[rows])
+    return found, rows, messages
 
 
 def _batches(reference: Any, key: str | None) -> Int[np.ndarray, " m"] | None:
