@@ -137,6 +137,25 @@ def test_spots_need_places_and_options_are_checked(case: Any) -> None:
         METHODS["mapping"]["tangram"](mode="spots")
 
 
+def test_tangram_counts_types_spot_by_spot_and_weighs_cells_by_their_counts(case: Any) -> None:
+    """Cells of each type are those that the spots hold, whatever the reference has; deep cells fill more of a spot."""
+    spots, reference, _ = case
+    # One cell of the first type in four: the reference then has it too rarely.
+    types = np.asarray(reference.types)
+    keep = np.flatnonzero((types > 0) | (np.arange(len(types)) % 4 == 0))
+    fewer = Reference(reference.counts[keep], types[keep], reference.names)
+    found = METHODS["mapping"]["tangram"](frequencies="fitted", density="depth").prepare(spots, fewer)
+    amount = np.bincount(types[keep], found["cells"][: len(keep)], minlength=TYPES)
+    seen = METHODS["mapping"]["tangram"](frequencies="reference").prepare(spots, reference)
+    right = np.bincount(types, seen["cells"][: len(types)], minlength=TYPES)
+    np.testing.assert_allclose(amount / amount.sum(), right / right.sum(), atol=0.1)
+    assert (types[keep] == 0).mean() < 0.5 * amount[0] / amount.sum()
+    depth = np.asarray(fewer.counts.sum(1)).ravel()
+    np.testing.assert_allclose(found["weight"][: len(keep)], found["cells"][: len(keep)] * depth, rtol=1e-5)
+    with pytest.raises(ValueError, match="choose 'reference'"):
+        METHODS["mapping"]["tangram"](frequencies="coded")
+
+
 def test_a_map_that_would_not_fit_is_refused(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clusters fit where cells do not; the message says what does."""
     monkeypatch.setattr(tangram_map, "_LARGEST", 1000)

@@ -40,8 +40,8 @@ _LARGEST = 2**29
 def tangram(
     *,
     mode: Literal["cells", "clusters", "constrained"] = "cells",
-    frequencies: Literal["pooled", "reference"] = "pooled",
-    density: Literal["counts", "uniform"] | None = "counts",
+    frequencies: Literal["fitted", "pooled", "reference"] = "pooled",
+    density: Literal["depth", "counts", "uniform"] | None = "counts",
     genes: int = 100,
     weight_genes: float = 1.0,
     weight_spots: float = 0.0,
@@ -56,9 +56,9 @@ def tangram(
     A cell c is at spot s with probability ``T_cs``, a softmax over the spots. With counts X of the cells, ``Ŷ = TᵀX``
     is what the spots should show; the loss is
 
-    ``−λ_g mean_g cos(Ŷ_·g, Y_·g) − λ_s mean_s cos(Ŷ_s·, Y_s·) + λ_d KL(d ‖ Σ_c T_c· / M) + λ_r Σ_c H(T_c·)``,
+    ``−λ_g mean_g cos(Ŷ_·g, Y_·g) − λ_s mean_s cos(Ŷ_s·, Y_s·) + λ_d KL(d ‖ Σ_c m_c T_c· / Σ m) + λ_r Σ_c H(T_c·)``,
 
-    H the entropy. The map itself is the result.
+    H the entropy and m_c what a cell counts in the density. The map itself is the result.
 
     Parameters
     ----------
@@ -68,11 +68,12 @@ def tangram(
         spots hold; its loss has ``|Σ f − cells| + Σ (f − f²)`` too. Cells and constrained need the memory of cells ×
         spots for the logits, which are what is trained, and twice more for the moments of the optimizer.
     frequencies
-        How many cells each type has in the spots: what the pooled counts of the spots say, or as many as in the
-        reference.
+        How many cells each type has in the spots: what a Poisson fit of each spot says (summed over the spots), what
+        the pooled counts of the spots say, or as many as in the reference.
     density
-        What the density d of cells over the spots is proportional to, the spots' counts or nothing; None for no such
-        term.
+        What the density d over the spots is proportional to: their counts, which the counts of the cells have to meet
+        (``"depth"``, m_c the counts of the cell) or the number of the cells (``"counts"``, m_c = 1); nothing,
+        ``"uniform"``; None for no such term.
     genes
         Genes of each type, the most telling ones.
     weight_genes, weight_spots, weight_density, weight_entropy
@@ -109,6 +110,8 @@ def tangram(
     """
     options = {"mode": mode, "frequencies": frequencies, "density": density}
     check_map(**options)
+    if frequencies == "coded":
+        raise ValueError("Expected frequencies of cells for a map of cells, found 'coded': choose 'reference'.")
 
     def prepare(spots: SpotTable, reference: Reference) -> Any:
         if spots.xy is None:
