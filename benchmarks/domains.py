@@ -29,7 +29,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 
 import spatialjax as sj
-from spatialjax.metrics import ari
+from spatialjax.metrics import ari, neighbour_mixing, section_mixing
 
 TARGETS = {
     "DLPFC": "mean ARI over the six sections >= 0.55 with the number given; 151673-74 together >= 0.62",
@@ -42,6 +42,7 @@ TARGETS = {
     "confidence": "accuracy rises over the quartiles of confidence in every set over 1,000 spots",
 }
 SHARE = 0.95
+AVERAGED = ("right is surer", "sections mixed", "sections mixed, embedding")
 
 
 def parsed(text: str) -> tuple[str, dict[str, Any]]:
@@ -107,6 +108,10 @@ def one(data: Labelled, method: str, *, number: int | None, seed: int) -> dict[s
     seconds = time.perf_counter() - start
     candidates = [] if result.stability is None else list(result.stability.candidates)
     scores = score(data, np.asarray(result.labels), np.asarray(result.confidence))
+    if len(np.unique(data.section)) > 1:
+        scores["sections mixed"] = section_mixing(result.labels, data.section)
+        if result.embedding is not None:
+            scores["sections mixed, embedding"] = neighbour_mixing(result.embedding, data.section)
     return {
         "seconds": seconds,
         "competing": list(result.competing),
@@ -129,7 +134,7 @@ def compared(data: Labelled, method: str, arguments: argparse.Namespace) -> dict
         "ari, spread over seeds": np.std([each["ari"] for each in runs]),
         "ari of each seed": [each["ari"] for each in runs],
         "accuracy by confidence": np.mean([each["accuracy by confidence"] for each in runs], 0).tolist(),
-        "right is surer": np.mean([each["right is surer"] for each in runs]),
+        **{name: np.mean([each[name] for each in runs]) for name in AVERAGED if name in runs[0]},
         "competing partitions": runs[0]["competing"],
         "seconds, first": runs[0]["seconds"],
         "seconds, later": min(each["seconds"] for each in runs),

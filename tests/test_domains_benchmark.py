@@ -49,7 +49,11 @@ def test_confidence_is_scored_by_quartile_against_the_best_matching(benchmark: A
     truth = np.repeat(["a", "b"], 8)
     data = Labelled("made", "made", None, truth, None, np.full(16, "made"))
     labels, confidence = np.repeat([1, 0], 8), np.ones(16)
-    assert benchmark.score(data, labels, confidence) == {"ari": 1.0, "accuracy by confidence": [1.0] * 4}
+    perfect = benchmark.score(data, labels, confidence)
+    assert np.isnan(perfect.pop("right is surer"))
+    assert perfect == {"ari": 1.0, "accuracy by confidence": [1.0] * 4}
     labels[[0, 1, 8, 9]] = 1 - labels[[0, 1, 8, 9]]
     confidence[[0, 1, 8, 9]] = 0.1
-    assert benchmark.score(data, labels, confidence)["accuracy by confidence"] == [0.0, 1.0, 1.0, 1.0]
+    scores = benchmark.score(data, labels, confidence)
+    assert scores["accuracy by confidence"] == [0.0, 1.0, 1.0, 1.0] and scores["right is surer"] == 1.0
+    assert benchmark.score(data, labels, np.ones(16))["right is surer"] == 0.5

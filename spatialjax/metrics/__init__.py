@@ -13,7 +13,7 @@ from spatialjax.metrics.alignment import (
     pose_error,
     position_error,
 )
-from spatialjax.metrics.clustering import ari, chaos, nmi, pas
+from spatialjax.metrics.clustering import ari, chaos, neighbour_mixing, nmi, pas, section_mixing
 from spatialjax.metrics.expression import gene_correlation
 from spatialjax.metrics.label_map import label_optimal_rigid
 
@@ -28,6 +28,7 @@ __all__ = [
     "loop_error",
     "ltari",
     "nearest_matches",
+    "neighbour_mixing",
     "nmi",
     "overlap",
     "pas",
@@ -35,4 +36,5 @@ __all__ = [
     "plan_accuracy",
     "pose_error",
     "position_error",
+    "section_mixing",
 ]

@@ -36,6 +36,30 @@ def test_pas_of_halves_of_noise_and_of_duplicates(rng):
         metrics.pas(xy[:10], halves[:10])
 
 
+def test_section_mixing_is_one_for_shared_domains_and_zero_for_domains_of_one_section():
+    """By hand in between: one domain of both sections, one of the first alone."""
+    section = np.repeat(["a", "b"], 6)
+    assert metrics.section_mixing([0, 1, 2] * 4, section) == pytest.approx(1.0)
+    assert metrics.section_mixing([0] * 6 + [1] * 6, section) == pytest.approx(0.0, abs=1e-12)
+    labels = [0] * 3 + [1] * 9
+    third = -(np.log(1 / 3) / 3 + 2 * np.log(2 / 3) / 3)
+    assert metrics.section_mixing(labels, section) == pytest.approx(0.75 * third / np.log(2))
+    assert np.isnan(metrics.section_mixing(labels, ["a"] * 12))
+
+
+def test_neighbour_mixing_falls_as_sections_move_apart(rng):
+    """Near 1 for one cloud, 0 for two that lie apart, between for a shift; unequal sections too."""
+    section = np.repeat([0, 1, 2], [300, 200, 100])
+    cloud = rng.normal(size=(600, 4))
+    apart = lambda shift: metrics.neighbour_mixing(cloud + shift * section[:, None], section)
+    assert 0.9 < apart(0.0) <= 1.0
+    assert apart(0.0) > apart(1.0) + 0.2 > apart(3.0)
+    assert apart(50.0) == 0.0
+    assert np.isnan(metrics.neighbour_mixing(cloud, np.zeros(600)))
+    with pytest.raises(ValueError, match="more than 30"):
+        metrics.neighbour_mixing(cloud[:30], section[:30])
+
+
 def test_gene_correlation_agrees_with_numpy_dense_and_sparse(rng):
     a = rng.poisson(1.0, (50, 4)).astype(np.int32)
     b = a + rng.poisson(2.0, (50, 4)).astype(np.int32)
