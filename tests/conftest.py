@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -27,10 +28,24 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_OWN_CACHE] = tempfile.mkdtemp(prefix="spatialjax-cache-")
         os.environ["JAX_COMPILATION_CACHE_DIR"] = config.stash[_OWN_CACHE]
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-    # Most of a test is the compilation of a program that then runs for a moment: without LLVM's passes it is shorter.
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+    if "XLA_FLAGS" not in os.environ:
+        os.environ["XLA_FLAGS"] = _quick_flags()
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     if config.option.durations is None:
         config.option.durations = 10
+
+
+def _quick_flags() -> str:
+    """Flags under which XLA compiles in less than half the time.
+
+    Most of a test is the compilation of a program that then runs for a moment. Beside LLVM's passes, which are skipped,
+    the emitters of fused loops by way of MLIR take longest. An unknown flag ends the process, and jaxlib 0.12 knows no
+    other emitters.
+    """
+    flags = ["--xla_cpu_parallel_codegen_split_count=1"]
+    if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    return " ".join(flags)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -51,6 +66,30 @@ def _compiled_programs_are_let_go() -> Iterator[None]:
         import jax
 
         jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def optimized() -> Any:
+    """``with optimized(): ...``: what is compiled in the block is compiled to run fast, for training of many steps."""
+    import jax
+
+    @contextlib.contextmanager
+    def use() -> Iterator[None]:
+        before = jax.config.read("jax_disable_most_optimizations")
+        jax.config.update("jax_disable_most_optimizations", False)
+        try:
+            yield
+        finally:
+            jax.config.update("jax_disable_most_optimizations", before)
+
+    return use
+
+
+@pytest.fixture(scope="module")
+def optimized_module(optimized: Any) -> Iterator[None]:
+    """What the tests of a module compile is compiled to run fast: where the same programs run many times."""
+    with optimized():
+        yield
 
 
 @pytest.fixture

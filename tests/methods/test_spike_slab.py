@@ -32,10 +32,11 @@ def drawn() -> dict[str, Any]:
     }
 
 
-def test_nuts_and_the_fast_sampler_agree(drawn: dict[str, Any]) -> None:
-    """Means of the proportions within .02 and standard deviations within a quarter, presence beside size by Gibbs.
+def test_nuts_and_the_fast_sampler_agree(drawn: dict[str, Any], optimized: Any) -> None:
+    """Means of the proportions within .015 and standard deviations within a quarter, presence beside size by Gibbs.
 
-    Spots of some hundred counts: of 60 counts the quadratic approximation errs by up to .07.
+    Spots of some hundred counts: of 60 counts the quadratic approximation errs by up to .07. The chain is long, as the
+    deviations of types that are seldom present differ by up to half between chains of 1,500 draws.
     """
     from numpyro.infer import MCMC, NUTS, DiscreteHMCGibbs
 
@@ -43,16 +44,17 @@ def test_nuts_and_the_fast_sampler_agree(drawn: dict[str, Any]) -> None:
     counts = drawn["counts"][:spots]
     data = {**drawn, "counts": counts, "power": 1.0}
     chain = MCMC(
-        DiscreteHMCGibbs(NUTS(count_model, max_tree_depth=6)), num_warmup=200, num_samples=1500, progress_bar=False
+        DiscreteHMCGibbs(NUTS(count_model, max_tree_depth=6)), num_warmup=200, num_samples=20_000, progress_bar=False
     )
-    chain.run(jax.random.key(0), data)
+    with optimized():
+        chain.run(jax.random.key(0), data)
     exact = np.asarray(chain.get_samples()["proportions"])
     start, equations, _ = poisson_abundance(counts, drawn["signatures"])
     tile = jax.tree.map(lambda x: jnp.repeat(x, 20, axis=0), (start, equations))
     fast = sampled(jax.random.key(1), *tile, prior=drawn["prior"], power=1.0)
     mean, second = (np.asarray(x).reshape(spots, 20, 4).mean(1) for x in (fast.mean, fast.sd**2 + fast.mean**2))
     sd = np.sqrt(second - mean**2)
-    np.testing.assert_allclose(mean, exact.mean(0), atol=0.02)
+    np.testing.assert_allclose(mean, exact.mean(0), atol=0.015)
     unsure = exact.std(0) > 0.01
     assert unsure.sum() > spots
     np.testing.assert_allclose(sd[unsure], exact.std(0)[unsure], rtol=0.25)

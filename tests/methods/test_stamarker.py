@@ -32,7 +32,7 @@ def planted():
 @pytest.fixture(scope="module")
 def fitted(planted):
     """One run to the end on a small network."""
-    method = stamarker(n_domains=LAYERS, members=2, shadows=1.0, hidden=32, latent=8, learning_rate=3e-3)
+    method = stamarker(n_domains=LAYERS, members=3, shadows=1.0, hidden=32, latent=8, learning_rate=3e-3)
     return run(method, jax.random.key(0), [(planted[0],)], max_steps=(300, 100))[0]
 
 
