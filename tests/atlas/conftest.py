@@ -21,11 +21,17 @@ def section_names() -> list[str]:
     return ["A 1/left", "<b>B</b> $2", "C"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _optimized(optimized_module: None) -> None:
+    """A reconstruction runs longer than it compiles, and many run the same programs."""
+
+
 @pytest.fixture(scope="session")
-def reconstruction(three_sections: list[Any], section_names: list[str]) -> Any:
+def reconstruction(three_sections: list[Any], section_names: list[str], optimized: Any) -> Any:
     """The three sections, reconstructed once."""
     import spatialjax as sj
 
-    return sj.tl.reconstruct(
-        three_sections, names=section_names, units="um", gap=20, n_domains=3, seed=1, progress=False
-    )
+    with optimized():
+        return sj.tl.reconstruct(
+            three_sections, names=section_names, units="um", gap=20, n_domains=3, seed=1, progress=False
+        )

@@ -112,7 +112,7 @@ def test_the_adversary_reaches_the_encoder(shifted):
     assert float(jax.jit(value)(moved)) < float(loss)
 
 
-def test_layers_of_three_sections_are_found_across_a_shift(shifted):
+def test_layers_of_three_sections_are_found_across_a_shift(shifted, optimized):
     """Layers above the floor and above the components by the margin, as a mean of three runs (.24 to .54 were found);
     anchors came into play; sections are mixed."""
     section, domain, number = shifted
@@ -124,7 +124,8 @@ def test_layers_of_three_sections_are_found_across_a_shift(shifted):
 
     plain = clusters(propagation.principal_components(np.asarray(section.features)[:n], 20))
     method = module.stg3net(n_domains=LAYERS, first_anchors=100)
-    fits = run(method, jax.random.key(1), [(section,)] * 3, max_steps=500)
+    with optimized():
+        fits = run(method, jax.random.key(1), [(section,)] * 3, max_steps=500)
     found = [clusters(np.asarray(each.result.values)[:n]) for each in fits]
     layers, sections = (np.mean([ari(each, known) for each in found]) for known in (domain, number))
     print(
