@@ -28,9 +28,11 @@ CAPACITY, LARGER = 256, 384
 LAYERS, LABELLINGS = 4, 6
 #: Steps of each phase at the most.
 STEPS = 20
-#: Options that make networks small: what holds does not hang on their width.
+#: Options that make networks and tables small: what holds does not hang on their width.
 OPTIONS: dict[str, dict[str, Any]] = {
     "stagate": {"hidden": 64, "latent": 12},
+    "stamarker": {"hidden": 64, "members": 3},
+    "neighbours": {"components": 6},
 }
 #: Number of ``info`` that has to fall, where it is not ``loss``; None where there is none that must.
 MONITORS: dict[str, str | None] = {"spagcn": None}
@@ -41,7 +43,8 @@ ON_LATTICE = {"hexcnn"}
 ALIKE = {"splane", "stagate", "stamarker", "stg3net"}
 #: Methods that draw noise for each spot by its position in the slice, which a permutation moves: they agree less well.
 NOISY = {"graphst", "sedr", "stg3net", "splane", "stamarker"}
-#: Methods that cluster what a network embeds after a few steps: rounding moves spots between domains that are none yet.
+#: Methods that cluster what a network embeds after a few steps: rounding moves spots between domains that are none yet,
+#: and noise even more, so that beside the embedding their domains are held to little.
 UNSETTLED = {"stamarker"}
 
 
@@ -143,13 +146,16 @@ def case(request: pytest.FixtureRequest, sections: Any) -> Case:
     return Case(request.param, sections[group])
 
 
-def same_result(found: Any, other: Any, *, loose: bool = False) -> None:
-    """Embeddings that differ by little of their spread, or partitions that agree."""
+def same_result(found: Any, other: Any, *, loose: bool = False, floor: float | None = None) -> None:
+    """Embeddings that differ by little of their spread, and partitions that agree."""
     if isinstance(found, Domains):
+        floor = (0.6 if loose else 0.9) if floor is None else floor
         agreement = ari(found.probability.argmax(-1), other.probability.argmax(-1))
-        assert agreement >= (0.6 if loose else 0.9), f"partitions agree by an adjusted Rand index of {agreement:.3f}"
+        assert agreement >= floor, f"partitions agree by an adjusted Rand index of {agreement:.3f}"
+    tables = [each.embedding if isinstance(each, Domains) else each.values for each in (found, other)]
+    if tables[0] is None:
         return
-    a, b = (np.asarray(each.values, np.float64) for each in (found, other))
+    a, b = (np.asarray(each, np.float64) for each in tables)
     gap, spread = np.linalg.norm(a - b), np.linalg.norm(a - a.mean(0))
     assert gap <= (0.5 if loose else 0.02) * spread, f"differ by {gap / spread:.3f} of the spread of the embedding"
 
@@ -157,7 +163,8 @@ def same_result(found: Any, other: Any, *, loose: bool = False) -> None:
 def cropped(result: Any, rows: Any) -> Any:
     """The result of these rows."""
     if isinstance(result, Domains):
-        return result.replace(probability=np.asarray(result.probability)[rows], embedding=None)
+        embedding = None if result.embedding is None else np.asarray(result.embedding)[rows]
+        return result.replace(probability=np.asarray(result.probability)[rows], embedding=embedding)
     return result.replace(values=np.asarray(result.values)[rows])
 
 
@@ -244,7 +251,9 @@ def test_permuting_the_spots_permutes_the_result(case: Case) -> None:
     section = case.sections[0]
     order = np.random.default_rng(5).permutation(len(section.xy))
     permuted = case.run([(section.slice(case.card.expects, order=order),)])[0].result
-    same_result(cropped(case.once()[0].result, order), cropped(permuted, real(section)), loose=case.name in NOISY)
+    floor = 0.3 if case.name in UNSETTLED else None
+    found, other = cropped(case.once()[0].result, order), cropped(permuted, real(section))
+    same_result(found, other, loose=case.name in NOISY, floor=floor)
 
 
 def test_no_edge_joins_two_sections(case: Case) -> None:
