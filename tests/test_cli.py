@@ -12,6 +12,9 @@ import pytest
 
 from spatialjax import cli
 
+#: The same programs run many times.
+pytestmark = pytest.mark.usefixtures("optimized_module")
+
 
 class Ended(NamedTuple):
     """How a command ended."""

@@ -19,6 +19,9 @@ import spatialjax as sj
 from spatialjax.atlas import outputs
 from spatialjax.cli import app
 
+#: The same programs run many times.
+pytestmark = pytest.mark.usefixtures("optimized_module")
+
 QUICK = ("--units", "um", "--method", "moments")
 
 

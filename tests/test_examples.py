@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+#: The same programs run many times.
+pytestmark = pytest.mark.usefixtures("optimized_module")
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 

@@ -15,6 +15,9 @@ from scipy import stats
 from spatialjax import tl
 from spatialjax.probability import Predictive, gene_total_misfit, predictive_check
 
+#: The same programs run many times.
+pytestmark = pytest.mark.usefixtures("optimized_module")
+
 SPOTS, GENES = 50, 120
 
 
