@@ -1,6 +1,7 @@
 """Cell2location by its authors' package: signatures by its regression, then abundances, as in its tutorial.
 
-Fewer epochs of spots than the tutorial's 30,000, which take hours on a processor; the row says how many.
+Fewer epochs of spots than the tutorial's 30,000; the row says how many. Version 0.1.5 imports a name that pyro-ppl has
+up to 1.9.1 alone.
 """
 
 from __future__ import annotations
