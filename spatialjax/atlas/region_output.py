@@ -110,13 +110,13 @@ def _genes(stack: Any, labels: Int[np.ndarray, " n"]) -> dict[str, list[dict[str
     tables = [s.values[::step] for s in stack.sections]
     kept = np.concatenate([labels[a:b][::step] for a, b in zip(start[:-1], start[1:], strict=True)])
     values = sp.vstack([log_normalize(t) for t in tables] if stack.kind == "counts" else tables).tocsr()
-    genes = {}
-    for domain in np.unique(kept):
-        if len(np.unique(kept)) < 2:
-            break
-        test = markers.domain_genes(values, kept, int(domain), seen=0.1, ratio=1.0, fold_change=1.2)
-        genes[str(domain)] = [_described(test, gene, stack.genes) for gene in test.ranked[:LISTED_GENES]]
-    return genes
+    if len(np.unique(kept)) < 2:
+        return {}
+    found = markers.each_domain_genes(values, kept, seen=0.1, ratio=1.0, fold_change=1.2)
+    return {
+        str(domain): [_described(test, gene, stack.genes) for gene in test.ranked[:LISTED_GENES]]
+        for domain, test in found.items()
+    }
 
 
 def _described(test: Any, gene: int, names: Any) -> dict[str, Any]:

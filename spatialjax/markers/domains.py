@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 
 from spatialjax import graphs
-from spatialjax.markers.ranks import rank_sum
+from spatialjax.markers.ranks import RankTest, each_rank_sum, rank_sum
 from spatialjax.slices import Neighbors
 
 
@@ -157,8 +157,71 @@ def domain_genes(
             f"Expected spots in domain {domain} and in those it is compared with, found {own.sum()} and {rest.sum()}."
         )
     test = rank_sum(values, own, rest)
-    inside, outside = (_share_seen(values, group) for group in (own, rest))
-    fold = np.exp(np.clip(_mean(values, own) - _mean(values, rest), -50.0, 50.0))
+    shares = tuple(_share_seen(values, group) for group in (own, rest))
+    gap = _mean(values, own) - _mean(values, rest)
+    return _marked(test, shares, gap, level=level, seen=seen, ratio=ratio, fold_change=fold_change)
+
+
+def each_domain_genes(
+    values: Any,
+    labels: Int[np.ndarray, " n"],
+    *,
+    level: float = 0.05,
+    seen: float = 0.8,
+    ratio: float = 1.0,
+    fold_change: float = 1.5,
+) -> dict[int, MarkerGenes]:
+    """:func:`domain_genes` of every domain against all others; the genes are ranked once for all domains.
+
+    Parameters
+    ----------
+    values
+        (n, g) log1p of depth-scaled counts, sparse or dense.
+    labels
+        Domain of each spot; negative ones do not count.
+    level, seen, ratio, fold_change
+        As in :func:`domain_genes`.
+
+    Returns
+    -------
+    dict
+        Genes of each domain.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two domains.
+    """
+    labels = np.asarray(labels)
+    tests = each_rank_sum(values, labels)
+    kept = np.flatnonzero(labels >= 0)
+    table = sp.csr_matrix(values)[kept] if sp.issparse(values) else np.asarray(values)[kept]
+    member = (labels[kept] == np.array(list(tests))[:, None]).astype(np.float64)
+    size = member.sum(1, keepdims=True)
+    rest = len(kept) - size
+    sums, seen_in = (member @ each for each in (table, (table > 0).astype(np.float32)))
+    gap = sums / size - (sums.sum(0) - sums) / rest
+    inside, outside = seen_in / size, (seen_in.sum(0) - seen_in) / rest
+    limits = {"level": level, "seen": seen, "ratio": ratio, "fold_change": fold_change}
+    return {
+        domain: _marked(test, (inside[row], outside[row]), gap[row], **limits)
+        for row, (domain, test) in enumerate(tests.items())
+    }
+
+
+def _marked(
+    test: RankTest,
+    shares: tuple[Float[np.ndarray, " g"], Float[np.ndarray, " g"]],
+    gap: Float[np.ndarray, " g"],
+    *,
+    level: float,
+    seen: float,
+    ratio: float,
+    fold_change: float,
+) -> MarkerGenes:
+    """The test with the shares of spots that show the gene and the difference of means, and which genes pass."""
+    inside, outside = shares
+    fold = np.exp(np.clip(gap, -50.0, 50.0))
     passed = (test.adjusted < level) & (inside > seen) & (inside > ratio * outside) & (fold > fold_change)
     return MarkerGenes(passed & (test.score > 0), *test, inside, outside, fold)
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 #: Elements of a dense block of genes at the most.
 _BLOCK = 2**24
@@ -72,8 +72,55 @@ def rank_sum(values: Any, inside: Bool[np.ndarray, " n"], outside: Bool[np.ndarr
         variance = m * n * (deviation**2).sum(0) / ((m + n) * max(m + n - 1, 1))
         varies = variance > 0
         score[start : start + step] = deviation[:m].sum(0) / np.sqrt(np.where(varies, variance, 1.0))
+    return _tested(score)
+
+
+def each_rank_sum(values: Any, labels: Int[np.ndarray, " n"]) -> dict[int, RankTest]:
+    """:func:`rank_sum` of each group of spots against all others, with one ranking for all groups.
+
+    Parameters
+    ----------
+    values
+        (n, g) sparse or dense.
+    labels
+        Group of each spot; spots with a negative one do not count.
+
+    Returns
+    -------
+    dict
+        Test of each group.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two groups.
+    """
+    from scipy import stats
+
+    labels = np.asarray(labels)
+    kept = labels >= 0
+    groups = np.unique(labels[kept])
+    if len(groups) < 2:
+        raise ValueError(f"Expected spots of at least two groups, found {len(groups)}.")
+    table = _rows(values, kept)
+    member = (labels[kept] == groups[:, None]).astype(np.float64)
+    total, width = table.shape
+    size = member.sum(1)
+    score = np.zeros((len(groups), width))
+    step = max(1, _BLOCK // total)
+    for start in range(0, width, step):
+        columns = np.s_[:, start : start + step]
+        deviation = stats.rankdata(_dense(table[columns]), axis=0).astype(np.float64) - 0.5 * (total + 1)
+        variance = np.outer(size * (total - size), (deviation**2).sum(0)) / (total * max(total - 1, 1))
+        score[columns] = (member @ deviation) / np.sqrt(np.where(variance > 0, variance, 1.0))
+    return {int(group): _tested(row) for group, row in zip(groups, score, strict=True)}
+
+
+def _tested(score: Float[np.ndarray, " g"]) -> RankTest:
+    from scipy import stats
+
     p = 2.0 * stats.norm.sf(np.abs(score))
-    return RankTest(score, p, stats.false_discovery_control(p) if width else p)
+    return RankTest(score, p, stats.false_discovery_control(p) if len(p) else p)
 
 
 def _rows(values: Any, group: Any) -> Any:

@@ -37,6 +37,22 @@ def test_rank_sum_agrees_with_scipy_ties_included(halves):
     np.testing.assert_allclose(sparse.score, test.score)
 
 
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix], ids=["dense", "sparse"])
+def test_all_domains_at_once_equal_one_domain_after_another(halves, form):
+    """Every figure of every domain, spots without a domain left out; fewer than two domains are refused."""
+    values, _, xy = halves
+    labels = np.where(xy[:, 1] > 8, -1, xy[:, 0].astype(int) // 4)
+    found = markers.each_domain_genes(form(values), labels, seen=0.5, fold_change=1.1)
+    assert list(found) == [0, 1, 2]
+    for domain, each in found.items():
+        alone = markers.domain_genes(form(values), labels, domain, seen=0.5, fold_change=1.1)
+        for mine, theirs in zip(each, alone, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-7)
+    assert any(each.passed.any() for each in found.values())
+    with pytest.raises(ValueError, match="two groups"):
+        markers.each_domain_genes(form(values), np.where(labels == 0, 0, -1))
+
+
 def test_a_constant_gene_is_no_marker():
     """A gene without variation has score 0 and p = 1, not NaN."""
     values = np.ones((10, 2))
