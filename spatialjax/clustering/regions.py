@@ -17,7 +17,13 @@ By = Literal["kmeans", "mixture"]
 
 
 def regions(
-    key: Array, values: Float[Array, "n p"], mask: Bool[Array, " n"], *, number: int, by: By = "mixture"
+    key: Array,
+    values: Float[Array, "n p"],
+    mask: Bool[Array, " n"],
+    *,
+    number: int,
+    by: By = "mixture",
+    shrinkage: float = 0.3,
 ) -> Domains:
     """Domains of the rows of an embedding, the largest first.
 
@@ -34,6 +40,8 @@ def regions(
     by
         ``"mixture"`` (one shrunk covariance, five starts) or ``"kmeans"`` (ten starts, probabilities of
         :func:`kmeans_probability`).
+    shrinkage
+        Of the covariance of the mixture towards a sphere, see :func:`tied_mixture`.
 
     Raises
     ------
@@ -46,7 +54,7 @@ def regions(
     if by == "kmeans":
         found = kmeans(key, values, mask, number=number)
         return Domains(kmeans_probability(found, values, mask), values, found.converged)
-    mixture = tied_mixture(key, values, mask, number=number, starts=5)
+    mixture = tied_mixture(key, values, mask, number=number, starts=5, shrinkage=shrinkage)
     return Domains(mixture.probability, values, mixture.converged)
 
 

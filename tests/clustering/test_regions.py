@@ -39,6 +39,18 @@ def test_clouds_are_found_and_confident_rows_are_right(key: Any, blobs: Any, by:
     assert confidence[right].mean() > confidence[~right].mean() + 0.1
 
 
+def test_less_shrinkage_minds_the_scale_of_a_column_less(key: Any, blobs: Any) -> None:
+    """The columns that tell the clouds apart, made a tenth as large as the noise: lost to a sphere, found without."""
+    values, mask, truth = blobs
+    noise = jnp.asarray(np.random.default_rng(1).normal(size=(CAPACITY, 2)) * 10.0, jnp.float32)
+    scaled = jnp.concatenate([values * 0.1, noise], 1)
+    agreement = [
+        ari(np.asarray(cl.regions(key, scaled, mask, number=K, shrinkage=each).labels)[:N], truth)
+        for each in (0.9, 0.0)
+    ]
+    assert agreement[1] > max(0.8, agreement[0] + 0.3)
+
+
 def test_shares_of_kmeans_name_its_labels(key: Any, blobs: Any) -> None:
     """The largest share is the label of k-means, and shares are those of the spherical mixture by its formula."""
     values, mask, _ = blobs
