@@ -108,11 +108,13 @@ def each_rank_sum(values: Any, labels: Int[np.ndarray, " n"]) -> dict[int, RankT
     size = member.sum(1)
     score = np.zeros((len(groups), width))
     step = max(1, _BLOCK // total)
-    for start in range(0, width, step):
-        columns = np.s_[:, start : start + step]
-        deviation = stats.rankdata(_dense(table[columns]), axis=0).astype(np.float64) - 0.5 * (total + 1)
+    # A gene that no spot shows has score 0; of tens of thousands many are.
+    shown = np.flatnonzero(table.getnnz(0)) if sp.issparse(table) else np.arange(width)
+    for start in range(0, len(shown), step):
+        columns = shown[start : start + step]
+        deviation = stats.rankdata(_dense(table[:, columns]), axis=0).astype(np.float64) - 0.5 * (total + 1)
         variance = np.outer(size * (total - size), (deviation**2).sum(0)) / (total * max(total - 1, 1))
-        score[columns] = (member @ deviation) / np.sqrt(np.where(variance > 0, variance, 1.0))
+        score[:, columns] = (member @ deviation) / np.sqrt(np.where(variance > 0, variance, 1.0))
     return {int(group): _tested(row) for group, row in zip(groups, score, strict=True)}
 
 

@@ -41,6 +41,7 @@ def test_rank_sum_agrees_with_scipy_ties_included(halves):
 def test_all_domains_at_once_equal_one_domain_after_another(halves, form):
     """Every figure of every domain, spots without a domain left out; fewer than two domains are refused."""
     values, _, xy = halves
+    values = np.insert(values, 3, 0.0, axis=1)
     labels = np.where(xy[:, 1] > 8, -1, xy[:, 0].astype(int) // 4)
     found = markers.each_domain_genes(form(values), labels, seen=0.5, fold_change=1.1)
     assert list(found) == [0, 1, 2]
