@@ -166,7 +166,6 @@ def _standardized_variance(table: sp.csr_matrix) -> Float[np.ndarray, " g"]:
     if varies.any():
         trend = _local_quadratic(np.log10(mean[varies]), np.log10(variance[varies]))
         spread[varies] = 10.0 ** (trend / 2)
-    table = table.tocsr()
     above = np.minimum((table.data - mean[table.indices]) / spread[table.indices], np.sqrt(n))
     squares = np.bincount(table.indices, above**2, minlength=len(mean))
     zeros = n - np.bincount(table.indices, minlength=len(mean))

@@ -76,6 +76,8 @@ def test_a_vote_of_the_nearest_changes_lone_labels_only_and_within_a_section() -
     changed = names[plain.labels] != voted.labels
     assert changed.any() and voted.confidence[changed].max() <= 1.0
     assert voted.adata.uns["domain"]["refine"] == 12
+    every = sj.tl.domains(pair, LAYERS, "kmeans", refine=10**9, progress=False)
+    assert all(len(np.unique(every.labels[section == number])) == 1 for number in (0, 1))
 
 
 @pytest.mark.parametrize("refine", [-1, 2.5, True])

@@ -249,7 +249,8 @@ def _voted(result: Any, member: Any, voters: int) -> Any:
     from spatialjax import clustering
 
     number = result.probability.shape[1]
-    near = graphs.within_sections(member.replace(edges=None), lambda xy: graphs.knn(xy, voters)).edges
+    nearest = lambda xy: graphs.knn(xy, max(1, min(voters, len(xy) - 1)))
+    near = graphs.within_sections(member.replace(edges=None), nearest).edges
     labels = clustering.refine(result.labels, near, number=number, mask=member.mask)
     poll = clustering.votes(result.labels, near, number=number, mask=member.mask)
     share = poll / jnp.maximum(poll.sum(1, keepdims=True), 1.0)

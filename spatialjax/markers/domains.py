@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 
 from spatialjax import graphs
-from spatialjax.markers.ranks import RankTest, each_rank_sum, rank_sum
+from spatialjax.markers.ranks import each_rank_sum
 from spatialjax.slices import Neighbors
 
 
@@ -156,10 +156,8 @@ def domain_genes(
         raise ValueError(
             f"Expected spots in domain {domain} and in those it is compared with, found {own.sum()} and {rest.sum()}."
         )
-    test = rank_sum(values, own, rest)
-    shares = tuple(_share_seen(values, group) for group in (own, rest))
-    gap = _mean(values, own) - _mean(values, rest)
-    return _marked(test, shares, gap, level=level, seen=seen, ratio=ratio, fold_change=fold_change)
+    two = np.where(own, 0, np.where(rest, 1, -1))
+    return each_domain_genes(values, two, level=level, seen=seen, ratio=ratio, fold_change=fold_change)[0]
 
 
 def each_domain_genes(
@@ -202,34 +200,10 @@ def each_domain_genes(
     sums, seen_in = (member @ each for each in (table, (table > 0).astype(np.float32)))
     gap = sums / size - (sums.sum(0) - sums) / rest
     inside, outside = seen_in / size, (seen_in.sum(0) - seen_in) / rest
-    limits = {"level": level, "seen": seen, "ratio": ratio, "fold_change": fold_change}
-    return {
-        domain: _marked(test, (inside[row], outside[row]), gap[row], **limits)
-        for row, (domain, test) in enumerate(tests.items())
-    }
-
-
-def _marked(
-    test: RankTest,
-    shares: tuple[Float[np.ndarray, " g"], Float[np.ndarray, " g"]],
-    gap: Float[np.ndarray, " g"],
-    *,
-    level: float,
-    seen: float,
-    ratio: float,
-    fold_change: float,
-) -> MarkerGenes:
-    """The test with the shares of spots that show the gene and the difference of means, and which genes pass."""
-    inside, outside = shares
-    fold = np.exp(np.clip(gap, -50.0, 50.0))
-    passed = (test.adjusted < level) & (inside > seen) & (inside > ratio * outside) & (fold > fold_change)
-    return MarkerGenes(passed & (test.score > 0), *test, inside, outside, fold)
-
-
-def _mean(values: Any, group: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " g"]:
-    rows = sp.csr_matrix(values)[group] if sp.issparse(values) else np.asarray(values)[group]
-    return np.asarray(rows.mean(0), np.float64).ravel()
-
-
-def _share_seen(values: Any, group: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " g"]:
-    return _mean((values > 0).astype(np.float32), group)
+    found = {}
+    for row, (domain, test) in enumerate(tests.items()):
+        fold = np.exp(np.clip(gap[row], -50.0, 50.0))
+        passed = (test.adjusted < level) & (inside[row] > seen) & (inside[row] > ratio * outside[row])
+        passed &= (fold > fold_change) & (test.score > 0)
+        found[domain] = MarkerGenes(passed, *test, inside[row], outside[row], fold)
+    return found

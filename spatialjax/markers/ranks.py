@@ -53,26 +53,13 @@ def rank_sum(values: Any, inside: Bool[np.ndarray, " n"], outside: Bool[np.ndarr
     Wilcoxon (1945), Biometrics Bulletin 1; Mann & Whitney (1947), Annals of Mathematical Statistics 18; Benjamini &
     Hochberg (1995), Journal of the Royal Statistical Society B 57.
     """
-    from scipy import stats
-
     inside, outside = np.asarray(inside, bool), np.asarray(outside, bool)
     if not inside.any() or not outside.any() or (inside & outside).any():
         raise ValueError(
             f"Expected two groups of spots without a spot in common, found {inside.sum()} and {outside.sum()} spots, "
             f"{(inside & outside).sum()} of them in both."
         )
-    first, second = (_rows(values, group) for group in (inside, outside))
-    m, n, width = first.shape[0], second.shape[0], first.shape[1]
-    score = np.zeros(width)
-    step = max(1, _BLOCK // (m + n))
-    for start in range(0, width, step):
-        columns = np.s_[:, start : start + step]
-        both = np.concatenate([_dense(first[columns]), _dense(second[columns])])
-        deviation = stats.rankdata(both, axis=0).astype(np.float64) - 0.5 * (m + n + 1)
-        variance = m * n * (deviation**2).sum(0) / ((m + n) * max(m + n - 1, 1))
-        varies = variance > 0
-        score[start : start + step] = deviation[:m].sum(0) / np.sqrt(np.where(varies, variance, 1.0))
-    return _tested(score)
+    return each_rank_sum(values, np.where(inside, 0, np.where(outside, 1, -1)))[0]
 
 
 def each_rank_sum(values: Any, labels: Int[np.ndarray, " n"]) -> dict[int, RankTest]:
@@ -115,14 +102,9 @@ def each_rank_sum(values: Any, labels: Int[np.ndarray, " n"]) -> dict[int, RankT
         deviation = stats.rankdata(_dense(table[:, columns]), axis=0).astype(np.float64) - 0.5 * (total + 1)
         variance = np.outer(size * (total - size), (deviation**2).sum(0)) / (total * max(total - 1, 1))
         score[:, columns] = (member @ deviation) / np.sqrt(np.where(variance > 0, variance, 1.0))
-    return {int(group): _tested(row) for group, row in zip(groups, score, strict=True)}
-
-
-def _tested(score: Float[np.ndarray, " g"]) -> RankTest:
-    from scipy import stats
-
     p = 2.0 * stats.norm.sf(np.abs(score))
-    return RankTest(score, p, stats.false_discovery_control(p) if len(p) else p)
+    adjusted = stats.false_discovery_control(p, axis=1) if width else p
+    return {int(group): RankTest(score[row], p[row], adjusted[row]) for row, group in enumerate(groups)}
 
 
 def _rows(values: Any, group: Any) -> Any:
