@@ -29,7 +29,10 @@ def call(spots: Any, reference: Any, options: dict[str, Any]) -> pd.DataFrame:
     profile = np.stack([np.asarray(cells.X[code == kind].mean(0)).ravel() for kind in range(len(names))])
     topics = LatentDirichletAllocation(len(names), max_iter=SWEEPS, random_state=options["seed"])
     share = topics.fit_transform(counts)
-    alike = np.corrcoef(topics.components_, profile)[: len(names), len(names) :]
+    with np.errstate(invalid="ignore"):
+        alike = np.corrcoef(topics.components_, profile)[: len(names), len(names) :]
+    # A type whose cells show none of the genes correlates with nothing.
+    alike = np.nan_to_num(alike, nan=-1.0)
     which, kind = linear_sum_assignment(-alike)
     share = np.where(share >= np.minimum(LEAST, share.max(1, keepdims=True)), share, 0.0)
     return pd.DataFrame(share[:, which], index=spots.obs_names, columns=names[kind])
