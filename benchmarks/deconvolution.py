@@ -3,7 +3,8 @@
 ``python benchmarks/deconvolution.py --environments FOLDER [--sets NAME …] [--methods NAME …] [--seeds N]``
 
 ``FOLDER/<peer>`` is a virtual environment of its own with what ``PACKAGES`` of ``peers/run_<peer>_deconvolution.py``
-names (rctd-py, flashdeconv, tangram-sc, scvi-tools with scanpy, scikit-misc and cell2location), torch for CPUs and
+names (rctd-py, flashdeconv, tangram-sc, scvi-tools with scanpy, scikit-misc and cell2location,
+and SPACEL without its dependencies), torch for CPUs and
 anndata 0.12; ``$SPATIALJAX_PEERS`` is another way to say it. Rows that are run replace those of the same set and
 method in the results. Sets ``speed_…`` are the speed rows; ``--million`` is the row of a million spots in a file.
 
@@ -85,6 +86,7 @@ PEERS: dict[str, Entry] = {
     "peer Stereoscope": Entry("scvi", "run_scvi_deconvolution", {"model": "stereoscope"}),
     "peer cell2location": Entry("scvi", "run_cell2location_deconvolution", {}),
     "peer LDA": Entry("scvi", "run_lda_deconvolution", {}),
+    "peer Spoint": Entry("scvi", "run_spoint_deconvolution", {}),
 }
 OURS = "spike_slab"
 #: Other methods of ours with options of their own.

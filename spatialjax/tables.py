@@ -72,3 +72,20 @@ class Reference:
         """The reference with some of its cells; types keep their numbers."""
         batch = None if self.batch is None else self.batch[kept]
         return Reference(self.counts[kept], self.types[kept], self.names, batch)
+
+
+def stored_names(names: Sequence[str]) -> list[str]:
+    """Names of types as columns that a file can hold, all different: ``/`` becomes ``|``.
+
+    Parameters
+    ----------
+    names
+        As the reference has them.
+    """
+    found: list[str] = []
+    for name in names:
+        stored = name.replace("/", "|")
+        while stored in found or (stored != name and stored in names):
+            stored += "|"
+        found.append(stored)
+    return found

@@ -274,9 +274,11 @@ def test_the_picture_has_a_panel_for_each_type_and_section(made: Any, found: Any
     adata = found.adata.copy()
     adata.obs["part"] = np.where(np.arange(adata.n_obs) % 2, "a", "b")
     adata.obsm["proportions"].iloc[0] = np.nan
-    figure = sj.pl.composition(adata, types=["T cells", "stroma"], slice_key="part", show="mean")
+    figure = sj.pl.composition(adata, types=["T cells", "B/plasma"], slice_key="part", show="mean")
     titles = [panel.get_title(loc="left") for panel in figure.axes[:4]]
-    assert titles == ["b T cells", "b stroma", "a T cells", "a stroma"]
+    assert titles == ["b T cells", "b B/plasma", "a T cells", "a B/plasma"]
+    stored = sj.pl.composition(adata, types=["B|plasma"])
+    assert stored.axes[0].get_title(loc="left") == "B/plasma"
     assert len(sj.pl.composition(adata, show="presence").axes) == len(TYPES) + 1
     for options, message in (
         ({"types": ["none"]}, "Expected types among"),
@@ -298,5 +300,7 @@ def test_the_picture_of_the_calibration_shows_coverage_and_reliability(made: Any
     there = made[2] > 0
     inside = (found.q05.to_numpy() <= made[2]) & (made[2] <= found.q95.to_numpy())
     assert abs(np.mean(drawn) - inside[there].mean()) < 0.02
+    given = sj.pl.composition_calibration(found.adata, truth.rename(columns={"B|plasma": "B/plasma"}), bins=4)
+    np.testing.assert_array_equal(given.axes[0].lines[1].get_ydata(), drawn)
     with pytest.raises(InputError, match="types"):
         sj.pl.composition_calibration(found.adata, truth.rename(columns={"stroma": "other"}))

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from jaxtyping import Int
 
 from spatialjax.atlas.assemble import shared_names
-from spatialjax.atlas.deconvolved import gene_checks, progress_of, stored_names, tables_into
+from spatialjax.atlas.deconvolved import gene_checks, progress_of, tables_into
 from spatialjax.atlas.intake import Intake
 from spatialjax.checks import InputError, listed
 from spatialjax.io.composed import Composed, open_composed
@@ -227,5 +227,5 @@ def put_into(
         messages.append(f"The column obs[{DOMINANT!r}] of the input is kept as obs['{DOMINANT}_input'].")
     shares = filled.proportions.to_numpy()
     codes = np.where(np.isnan(shares).any(1), -1, np.nan_to_num(shares).argmax(1))
-    atlas.obs[DOMINANT] = pd.Categorical.from_codes(codes, categories=stored_names(list(opened.reference.names)))
+    atlas.obs[DOMINANT] = pd.Categorical.from_codes(codes, categories=list(opened.reference.names))
     return messages

@@ -13,6 +13,7 @@ import numpy as np
 from spatialjax.atlas.chosen import made, method_name
 from spatialjax.atlas.watch import Event, Watch
 from spatialjax.checks import InputError
+from spatialjax.tables import stored_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -310,17 +311,6 @@ def tables_of(found: Composition, key: str) -> dict[str, Any]:
         amount: found.abundance,
     }
     return {name: values for name, values in tables.items() if values is not None}
-
-
-def stored_names(names: list[str]) -> list[str]:
-    """Names of types as columns that a file can hold, all different."""
-    found: list[str] = []
-    for name in names:
-        stored = name.replace("/", "|")
-        while stored in found or (stored != name and stored in names):
-            stored += "|"
-        found.append(stored)
-    return found
 
 
 def progress_of(report: Any) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from spatialjax import pl
 from spatialjax.atlas.composed import KEY
 from spatialjax.atlas.markup import picture, section, table
+from spatialjax.pl.compositions import given_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,6 +36,7 @@ def composition_part(atlas: AnnData) -> str:
     rows = [
         [name, *("–" if np.isnan(value) else f"{value:.1%}" for value in by_section.loc[name, kept])] for name in names
     ]
+    given = given_names(atlas, KEY)
     facts, left = atlas.uns[KEY], len(frequent) - len(kept)
     more = f" {left} rarer types are in the tables." if left > 0 else ""
     text = (
@@ -43,7 +45,8 @@ def composition_part(atlas: AnnData) -> str:
         "each spot, their spread and 90 % intervals are in <code>obsm['proportions']</code> and the tables beside it."
         "</p>"
     )
-    return section("Cell types", table(["section", *kept], rows) + text + _maps(atlas, names, frequent[:_DRAWN]))
+    shown = table(["section", *(given[name] for name in kept)], rows)
+    return section("Cell types", shown + text + _maps(atlas, names, frequent[:_DRAWN]))
 
 
 def _maps(atlas: AnnData, names: list[str], types: list[str]) -> str:

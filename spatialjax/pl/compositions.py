@@ -10,6 +10,7 @@ import numpy as np
 from spatialjax.checks import InputError, listed
 from spatialjax.metrics.calibration import reliability
 from spatialjax.pl.drawing import INK, dots, panels_of, quiet, short_name
+from spatialjax.tables import stored_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,7 +44,7 @@ def composition(
     adata
         ``tl.deconvolve(…).adata``.
     types
-        Names of the types; the twelve most frequent ones where left out.
+        Names of the types, as the reference or as the tables have them; the twelve most frequent ones where left out.
     show
         What the colour says.
     key
@@ -73,7 +74,9 @@ def composition(
         raise InputError(f"Expected obs[{slice_key!r}], found {listed(adata.obs.columns, limit=12)}.")
     table = adata.obsm[f"{key}{ending}"]
     frequent = adata.obsm[key].mean().sort_values(ascending=False).index[:MOST_TYPES]
-    chosen = list(frequent) if types is None else list(types)
+    given = given_names(adata, key)
+    stored = {name: column for column, name in given.items()}
+    chosen = list(frequent) if types is None else [stored.get(name, name) for name in types]
     unknown = [name for name in chosen if name not in table.columns]
     if unknown or not chosen:
         raise InputError(f"Expected types among {listed(table.columns, limit=30)}, found {listed(unknown) or 'none'}.")
@@ -92,7 +95,7 @@ def composition(
         drawn = dots(
             panel, xy[rows][seen], color=values[seen], cmap="viridis", limits=(0.0, top), count=int(rows.sum())
         )
-        panel.set_title(short_name(f"{section} {name}".strip()), fontsize=9, loc="left", color=INK)
+        panel.set_title(short_name(f"{section} {given[name]}".strip()), fontsize=9, loc="left", color=INK)
         panel.set_aspect("equal")
         panel.invert_yaxis()
         panel.set_xticks([])
@@ -105,6 +108,23 @@ def composition(
     return figure
 
 
+def given_names(adata: AnnData, key: str) -> dict[str, str]:
+    """Names of the types as the reference has them, by the columns of the tables: a file cannot hold every name.
+
+    Parameters
+    ----------
+    adata
+        ``tl.deconvolve(…).adata``.
+    key
+        Name that was given as ``key_added``.
+    """
+    columns = [str(name) for name in adata.obsm[key].columns]
+    told = [str(name) for name in adata.uns.get(key, {}).get("types", columns)]
+    # Tables whose columns somebody left out or put in another order speak for themselves.
+    ours = stored_names(told) == columns
+    return dict(zip(columns, told if ours else columns, strict=True))
+
+
 def composition_calibration(adata: AnnData, truth: Any, *, key: str = "proportions", bins: int = 10) -> Figure:
     """How often intervals hold a known truth by the size of the estimate, and how often types called present are there.
 
@@ -113,7 +133,8 @@ def composition_calibration(adata: AnnData, truth: Any, *, key: str = "proportio
     adata
         ``tl.deconvolve(…).adata``, with uncertainty.
     truth
-        DataFrame with the true shares, one row a spot and one column a type; of simulated spots, say.
+        DataFrame with the true shares, one row a spot and one column a type, named as the reference or as the tables
+        have it; of simulated spots, say.
     key
         Name that was given as ``key_added``.
     bins
@@ -131,6 +152,8 @@ def composition_calibration(adata: AnnData, truth: Any, *, key: str = "proportio
             f"Expected obsm[{missing[0]!r}], found {listed(adata.obsm, limit=8)}: run tl.deconvolve first."
         )
     tables = [adata.obsm[name] for name in needed]
+    if set(truth.columns) != set(tables[0].columns):
+        truth = truth.rename(columns={name: column for column, name in given_names(adata, key).items()})
     if set(truth.columns) != set(tables[0].columns) or not truth.index.isin(tables[0].index).all():
         raise InputError(
             f"Expected the spots of adata and the types {listed(tables[0].columns, limit=20)} in truth, found "
