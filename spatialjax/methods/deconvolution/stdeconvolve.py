@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
+import jax
 import numpy as np
 import scipy.sparse as sp
 
@@ -27,6 +28,8 @@ from spatialjax.tables import Reference, SpotTable
 
 #: Genes below which all that the spots show are used, and steps at the most.
 _FEW_GENES, _STEPS = 50, 500
+#: Shape of the noise of the first topics: a tenth.
+_EVEN = 100.0
 
 
 @functools.cache
@@ -39,6 +42,7 @@ def stdeconvolve(
     concentration: float | None = None,
     smoothing: float = 0.1,
     tolerance: float = 1e-5,
+    start: Literal["random", "extreme"] = "random",
 ) -> Method:
     """Latent Dirichlet allocation on overdispersed genes; the reference only says which topic is which type.
 
@@ -65,6 +69,9 @@ def stdeconvolve(
         Of the prior of the profiles.
     tolerance
         Relative change of the bound at which the topics have settled.
+    start
+        Topics begin at the counts of all spots with a tenth of noise (``"random"``), or at sums of the most extreme
+        spots (``"extreme"``): then nothing hangs on chance, and the bound ends lower as a rule.
 
     Returns
     -------
@@ -74,15 +81,19 @@ def stdeconvolve(
 
     Notes
     -----
-    As published: the choice of genes, latent Dirichlet allocation with its concentration estimated, small shares set
-    to 0. Other than as coded there: profiles have a Dirichlet prior; topics begin at sums of the most extreme spots
-    instead of draws, so that nothing hangs on chance; the number of topics is given instead of read off a curve of
-    perplexities; variance is compared with a quadratic curve of the mean instead of a spline.
+    As published: the choice of genes, latent Dirichlet allocation with its concentration estimated from 50 over the
+    number of topics on, a random start, small shares set to 0. Other than as coded there: profiles have a Dirichlet
+    prior; the number of topics is given instead of read off a curve of perplexities; variance is compared with a
+    quadratic curve of the mean instead of a spline.
+
+    Which of many near optima is found hangs on the draws, and the bound does not tell which is nearer the types.
 
     References
     ----------
     Miller et al. (2022), Nature Communications 13, 2339.
     """
+    if start not in ("random", "extreme"):
+        raise ValueError(f"Expected start 'random' or 'extreme', found {start!r}.")
     if topics is not None and topics < 1:
         raise ValueError(f"Expected at least one topic, found {topics}.")
 
@@ -90,10 +101,14 @@ def stdeconvolve(
         counts = _all_counts(spots)
         used = _used_genes(counts, number=genes, level=level)
         counts = counts[:, used]
-        start = pure_profiles(counts, len(reference.names) if topics is None else topics)
+        number = len(reference.names) if topics is None else topics
+        if start == "extreme":
+            first = pure_profiles(counts, number)
+        else:
+            first = np.tile(np.asarray(counts.sum(0)) / number, (number, 1))
         dense = np.zeros((capacity(spots.shape[0]), len(used)), np.float32)
         counts.astype(np.float32).toarray(out=dense[: counts.shape[0]])
-        return {"counts": dense, "start": start.astype(np.float32), "genes": used.astype(np.int32)}
+        return {"counts": dense, "start": first.astype(np.float32), "genes": used.astype(np.int32)}
 
     def finish(found: Any, spots: SpotTable, reference: Reference) -> Proportions:
         profiles = mean_profiles(reference)
@@ -105,7 +120,7 @@ def stdeconvolve(
         amount = cells_of_counts(shares, spots, profiles.depth)
         return composed(amount, spots, settled=found["topics"].converged)
 
-    return Method(prepare, _topics(concentration, smoothing, tolerance), finish, max_steps=_STEPS)
+    return Method(prepare, _topics(concentration, smoothing, tolerance, start), finish, max_steps=_STEPS)
 
 
 def _all_counts(spots: SpotTable) -> sp.csr_matrix:
@@ -123,13 +138,18 @@ def _used_genes(counts: sp.csr_matrix, *, number: int, level: float) -> np.ndarr
 
 
 @functools.cache
-def _topics(concentration: float | None, smoothing: float, tolerance: float) -> Algorithm:
+def _topics(concentration: float | None, smoothing: float, tolerance: float, begin: str) -> Algorithm:
     inner = lda(concentration=concentration, smoothing=smoothing, tolerance=tolerance)
+
+    def init(key: Any, data: Any, start: Any = None) -> Any:
+        if start is None and begin == "random":
+            data = {**data, "start": data["start"] * jax.random.gamma(key, _EVEN, data["start"].shape) / _EVEN}
+        return inner.init(key, data, start)
 
     def readout(key: Any, state: Any, data: Any) -> Any:
         return {"topics": inner.readout(key, state, data), "genes": data["genes"]}
 
-    return Algorithm(inner.init, inner.step, readout)
+    return Algorithm(init, inner.step, readout)
 
 
 CARD = Card(
@@ -143,5 +163,5 @@ CARD = Card(
     fidelity="published",
     evidence="tests/composition/test_lda.py: scikit-learn's allocation on the same counts, bound and shares",
     licence="GPL-3; written from the equations",
-    notes="Topics begin at extreme spots and their number is given (see the docstring).",
+    notes="The number of topics is given; profiles have a prior (see the docstring).",
 )
