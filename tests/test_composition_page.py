@@ -43,6 +43,9 @@ def test_the_page_shows_the_figures_and_where_ours_is_behind(writer: Any) -> Non
         "- r: not behind the best other package in 0 of 1 sets. Behind in made set: 0.900 against 0.910 (RCTD)." in text
     )
     assert "- RMSE: not behind the best other package in 1 of 1 sets.\n" in text
+    means = text.split("Means over the sets")[1]
+    assert "| RCTD | 1 | 0.900 / 0.910 | 0.050 / 0.060 | 0.100 / 0.100 | 0.900 / 0.900 |" in means
+    assert "oracle" not in means.split("## ")[0]
 
 
 def test_re_implementations_stand_beside_their_peers(writer: Any) -> None:
