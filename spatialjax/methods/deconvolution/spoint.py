@@ -134,7 +134,8 @@ def spoint(
     the kernel of the discrepancy, ``exp(−mean (a − b)² / d)``, is so wide that it hardly sees more than the means (here
     widths come from the data); the best step is chosen by the loss of held-out pseudo-spots, which says nothing of the
     spots (here the last one is taken). The auto-encoder has one dispersion a gene, layer normalisation, and as many
-    spots as pseudo-spots in a batch. Markers are chosen by what their share tells of a type.
+    spots as pseudo-spots in a batch, weighted by how many there are of either. Markers are chosen by what their share
+    tells of a type.
 
     References
     ----------
@@ -210,7 +211,9 @@ def _count_loss(options: Options, params: Any, aux: Any, key: Any, data: Any) ->
     keys = jax.random.split(key)
     mixed, spot = _drawn(options, keys[0], data)
     counts = jnp.concatenate([data["mixed"][mixed], data["spots"]["values"][spot]])
-    origin, weight = jnp.repeat(jnp.eye(2), options.batch, axis=0), jnp.ones(2 * options.batch)
+    # Either kind counts as its rows would in one table of both: few spots would be learnt by heart.
+    rows = jnp.array([len(data["mixed"]), data["spots"]["number"]], jnp.float32)
+    origin, weight = (jnp.repeat(each, options.batch, axis=0) for each in (jnp.eye(2), rows / rows.max()))
     z = options.encoder().apply(params["counts"], counts, key=keys[1])
     decoder = nn.CountDecoder(counts.shape[1], zeros=True)
     made = decoder.apply(params["decoded"], z.sample, origin, library=counts.sum(1))
