@@ -72,7 +72,7 @@ def lda(
     One step finds the shares of all rows given the profiles, from even ones on, then the profiles given the shares
     (batch variational Bayes, with Dirichlet distributions for both), then the concentration by a Newton step of its
     logarithm. Rows that went on from their last shares would keep what the first profiles, which mean little, told
-    them: the bound ends lower.
+    them, and the bound would end lower as a rule.
 
     Parameters
     ----------

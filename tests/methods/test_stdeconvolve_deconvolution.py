@@ -90,3 +90,15 @@ def test_what_cannot_be_used_is_refused() -> None:
     spots, reference, _ = made()
     with pytest.raises(ValueError, match="Expected spots that show a gene, found none"):
         method().prepare(SpotTable(0 * spots.counts), reference)
+
+
+def test_topics_that_begin_at_extreme_spots_hang_on_no_key() -> None:
+    """Where those that begin at random do, a little; another word for the start is refused."""
+    spots, reference, _ = made()
+    for start, same in (("extreme", True), ("random", False)):
+        found = [run(method(start=start), jax.random.key(seed), [(spots, reference)])[0].result for seed in (0, 1)]
+        values = [np.asarray(one.values) for one in found]
+        assert np.array_equal(*values) is same
+        assert all(np.corrcoef(one.ravel(), shares().ravel())[0, 1] > 0.95 for one in values)
+    with pytest.raises(ValueError, match="start"):
+        method(start="none")

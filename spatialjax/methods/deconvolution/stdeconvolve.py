@@ -71,7 +71,7 @@ def stdeconvolve(
         Relative change of the bound at which the topics have settled.
     start
         Topics begin at the counts of all spots with a tenth of noise (``"random"``), or at sums of the most extreme
-        spots (``"extreme"``): then nothing hangs on chance, and the bound ends lower as a rule.
+        spots (``"extreme"``), so that nothing hangs on chance.
 
     Returns
     -------
