@@ -157,10 +157,14 @@ def page(found: dict[str, Any]) -> str:
     return "\n".join([*lines, *again(found["rows"], by_set)])
 
 
+def heading(*names: str) -> list[str]:
+    """The first two lines of a table."""
+    return ["| " + " | ".join(names) + " |", "| " + " | ".join("---" for _ in names) + " |"]
+
+
 def sure_table(rows: list[dict[str, Any]]) -> list[str]:
     """One line a set."""
-    head = ["set", "covered", "width", "score", "one width", "oracle", "Brier", "of the frequency"]
-    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
+    lines = heading("set", "covered", "width", "score", "one width", "oracle", "Brier", "of the frequency")
     for row in rows:
         if row["method"] != OURS or "interval" not in row:
             continue
@@ -176,8 +180,7 @@ def near_table(rows: list[dict[str, Any]]) -> list[str]:
     spots, genes, types = rows[0]["spots, genes, types"]
     best = {key: best_of([row[key] for row in rows if is_method(row)], key) for key in SCORES}
     lines = [f"### {rows[0]['name']}", "", f"{spots:,} spots, {genes:,} genes, {types} types.", ""]
-    lines += ["| method | " + " | ".join(name for name, _ in SCORES.values()) + " | means of |"]
-    lines += ["| --- | " + " | ".join("---" for _ in SCORES) + " | --- |"]
+    lines += heading("method", *(name for name, _ in SCORES.values()), "means of")
     for row in rows:
         cells = [f"{row[key]:.3f}" for key in SCORES]
         bold = [is_method(row) and f"{best[key]:.3f}" == cell for key, cell in zip(SCORES, cells, strict=True)]
@@ -228,8 +231,7 @@ def averages(by_set: list[list[dict[str, Any]]], beside: Callable[[str], bool]) 
     """
     named = [{row["method"]: row for row in rows} for rows in by_set]
     others = dict.fromkeys(method for rows in named for method in rows if beside(method))
-    lines = ["| method | sets | " + " | ".join(name for name, _ in SCORES.values()) + " |"]
-    lines += ["| --- | --- | " + " | ".join("---" for _ in SCORES) + " |"]
+    lines = heading("method", "sets", *(name for name, _ in SCORES.values()))
     for method in others:
         both = [(rows[OURS], rows[method]) for rows in named if OURS in rows and method in rows]
         if not both:
@@ -250,8 +252,7 @@ def again(rows: list[dict[str, Any]], by_set: list[list[dict[str, Any]]]) -> lis
     by_set
         Rows with scores, of each set.
     """
-    table = ["| set | method | " + " | ".join(name for name, _ in SCORES.values()) + " |"]
-    table += ["| --- | --- | " + " | ".join("---" for _ in SCORES) + " |"]
+    table = heading("set", "method", *(name for name, _ in SCORES.values()))
     below, number = [], 0
     for own, peer in PAIRS.items():
         for name, (mine, other) in _pairs(by_set, own, peer):
@@ -284,8 +285,7 @@ def side_by_side(by_set: list[list[dict[str, Any]]], key: str) -> list[str]:
     own = [[row for row in rows if is_again(row["method"]) or row["method"] == OURS] for rows in by_set]
     own = [rows for rows in own if any(is_again(row["method"]) for row in rows)]
     methods = [OURS, *sorted({row["method"] for rows in own for row in rows} - {OURS})]
-    lines = [f"| {SCORES[key][0]} | " + " | ".join(f"`{name}`" for name in methods) + " |"]
-    lines += ["| --- | " + " | ".join("---" for _ in methods) + " |"]
+    lines = heading(SCORES[key][0], *(f"`{name}`" for name in methods))
     for rows in own:
         best = f"{best_of([row[key] for row in rows], key):.3f}"
         values = {row["method"]: f"{row[key]:.3f}" for row in rows}
